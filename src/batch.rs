@@ -1,0 +1,224 @@
+//! Cutting the change files of one table into micro-batches, and what is said of one on its way: the
+//! attempt, what stands prepared, what became of it. Pure: no I/O, no clock.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::change::{ChangeFile, TableName};
+use crate::types::ColumnType;
+
+/// Change files of one table that go through together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The table.
+    pub table: TableName,
+    /// Its files, in the order of their time.
+    pub files: Vec<ChangeFile>,
+}
+
+/// How large a batch may grow and how long a file may wait for it.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchLimits {
+    /// Most change files.
+    pub files_max: usize,
+    /// Most bytes, as stored; a single larger file is a batch of its own.
+    pub bytes_max: u64,
+    /// Most rows, where files say how many they have.
+    pub rows_max: u64,
+    /// The longest the first file waits for others.
+    pub age_max: Duration,
+}
+
+/// One try at carrying a batch; it names the rows it wrote by its id, for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// `_cdc_batch` of every row.
+    pub id: String,
+    /// `_cdc_loaded_at` of every row: when the id was chosen.
+    pub loaded_at: DateTime<Utc>,
+}
+
+/// A column of the rows handed to the sink, or of a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column {
+    /// Its name, as the SQL's output spells it.
+    pub name: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub column_type: ColumnType,
+}
+
+/// Rows that stand at the sink but that no reader sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// How many rows.
+    pub rows: u64,
+    /// How many of their bytes the sink wrote.
+    pub bytes: u64,
+    /// The columns as the target has them.
+    pub columns: Vec<Column>,
+    /// The sink's own description of what to commit, stored in the intent word for word; its numbers must be
+    /// integers, as JSON does not keep every float.
+    pub staged: serde_json::Value,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// The rows are visible, now or since an earlier try.
+    Committed,
+    /// They are not, and never will be: the files are free for a new attempt.
+    Lost,
+}
+
+/// Which batches of the change log are to be merged, by which attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergeAttempt {
+    /// The merge's own id; `_cdc_loaded_at` of the rows it changes is the attempt's time.
+    pub attempt: Attempt,
+    /// The `_cdc_batch` values whose rows are merged.
+    pub batches: Vec<String>,
+}
+
+/// What a merge did to the final table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergeCounts {
+    /// Rows inserted.
+    pub inserted: u64,
+    /// Rows updated.
+    pub updated: u64,
+    /// Rows deleted, or marked as deleted.
+    pub deleted: u64,
+}
+
+/// Cuts files of one table that are all there into batches, in the order of their time; every file is in
+/// exactly one.
+pub fn cut(table: &TableName, files: Vec<ChangeFile>, limits: &BatchLimits) -> Vec<Batch> {
+    let mut files = files;
+    files.sort_by(|one, two| (one.time_ms, &one.location).cmp(&(two.time_ms, &two.location)));
+    let mut batches = Vec::new();
+    let mut filling = Filling::default();
+    for file in files {
+        if let Some(full) = filling.add(file, limits) {
+            batches.push(full);
+        }
+    }
+    batches.extend(filling.take());
+    batches.into_iter().map(|files| Batch { table: table.clone(), files }).collect()
+}
+
+/// Files of one table that wait until they are a batch.
+#[derive(Debug, Default)]
+pub struct Filling {
+    files: Vec<ChangeFile>,
+    bytes: u64,
+    rows: u64,
+    since: Option<DateTime<Utc>>,
+}
+
+impl Filling {
+    /// Adds a file; what was there before comes back if there was no room for it.
+    fn add(&mut self, file: ChangeFile, limits: &BatchLimits) -> Option<Vec<ChangeFile>> {
+        let rows = file.rows.unwrap_or(0);
+        let room = self.files.len() < limits.files_max
+            && self.bytes.saturating_add(file.size) <= limits.bytes_max
+            && self.rows.saturating_add(rows) <= limits.rows_max;
+        let full = if room { None } else { self.take() };
+        self.bytes = self.bytes.saturating_add(file.size);
+        self.rows = self.rows.saturating_add(rows);
+        self.files.push(file);
+        full
+    }
+
+    /// Adds a file that arrives at `now`; what was there before comes back if there was no room for it.
+    pub fn arrive(&mut self, file: ChangeFile, limits: &BatchLimits, now: DateTime<Utc>) -> Option<Vec<ChangeFile>> {
+        let full = self.add(file, limits);
+        if full.is_some() || self.since.is_none() {
+            self.since = Some(now);
+        }
+        full
+    }
+
+    /// What is there, if its first file has waited as long as one may.
+    pub fn due(&mut self, limits: &BatchLimits, now: DateTime<Utc>) -> Option<Vec<ChangeFile>> {
+        let age = self.since.map(|since| (now - since).to_std().unwrap_or_default())?;
+        if age >= limits.age_max { self.take() } else { None }
+    }
+
+    /// What is there, if anything.
+    pub fn take(&mut self) -> Option<Vec<ChangeFile>> {
+        let taken = std::mem::take(self);
+        (!taken.files.is_empty()).then_some(taken.files)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{FileFormat, FileKind};
+
+    const LIMITS: BatchLimits =
+        BatchLimits { files_max: 3, bytes_max: 100, rows_max: 50, age_max: Duration::from_secs(5) };
+
+    fn file(time_ms: i64, size: u64, rows: Option<u64>) -> ChangeFile {
+        ChangeFile {
+            location: format!("f{time_ms}"),
+            path: String::new(),
+            size,
+            version: String::new(),
+            e_tag: None,
+            modified_ms: 0,
+            table: TableName::new("db", "t"),
+            kind: FileKind::Cdc,
+            format: FileFormat::Parquet,
+            gzip: false,
+            time_ms,
+            rows,
+        }
+    }
+
+    fn check(files: Vec<ChangeFile>, expected: &[&[i64]]) {
+        let batches = cut(&TableName::new("db", "t"), files, &LIMITS);
+        let times: Vec<Vec<i64>> =
+            batches.iter().map(|batch| batch.files.iter().map(|file| file.time_ms).collect()).collect();
+        assert_eq!(times, expected);
+    }
+
+    #[test]
+    fn batches_are_cut_by_files_bytes_and_rows_in_the_order_of_time() {
+        check(vec![], &[]);
+        check((1..=4).rev().map(|time| file(time, 1, None)).collect(), &[&[1, 2, 3], &[4]]);
+        check(vec![file(1, 60, None), file(2, 60, None)], &[&[1], &[2]]);
+        check(vec![file(1, 1, Some(40)), file(2, 1, Some(40)), file(3, 1, None)], &[&[1], &[2, 3]]);
+    }
+
+    #[test]
+    fn a_file_larger_than_a_batch_may_be_goes_by_itself() {
+        check(vec![file(1, 1, None), file(2, 1_000, None), file(3, 1, None)], &[&[1], &[2], &[3]]);
+    }
+
+    #[test]
+    fn a_batch_is_due_when_its_first_file_has_waited_long_enough() {
+        let start = DateTime::UNIX_EPOCH;
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut filling = Filling::default();
+        assert!(filling.due(&LIMITS, at(9)).is_none());
+        assert!(filling.arrive(file(1, 1, None), &LIMITS, at(10)).is_none());
+        assert!(filling.arrive(file(2, 1, None), &LIMITS, at(14)).is_none());
+        assert!(filling.due(&LIMITS, at(14)).is_none());
+        assert_eq!(filling.due(&LIMITS, at(15)).unwrap().len(), 2);
+        assert!(filling.due(&LIMITS, at(99)).is_none());
+    }
+
+    #[test]
+    fn age_counts_anew_after_a_full_batch_left() {
+        let at = |seconds| DateTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let mut filling = Filling::default();
+        assert!(filling.arrive(file(1, 90, None), &LIMITS, at(0)).is_none());
+        assert_eq!(filling.arrive(file(2, 90, None), &LIMITS, at(4)).unwrap().len(), 1);
+        assert!(filling.due(&LIMITS, at(6)).is_none());
+        assert!(filling.due(&LIMITS, at(9)).is_some());
+    }
+}

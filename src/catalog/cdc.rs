@@ -1,0 +1,262 @@
+//! The `_cdc_` columns: what every change says of itself, whatever the file.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimestampMicrosecondType};
+
+use crate::catalog::casts;
+use crate::change::{ChangeFile, FILE_ROWS_MAX, FileKind, Half, SequenceBase};
+use crate::config::Order;
+use crate::error::{Error, Result};
+use crate::types::ColumnType;
+
+/// `I`, `U` or `D`; a load row is `I`.
+pub const OPERATION: &str = "_cdc_operation";
+/// The commit time.
+pub const TIMESTAMP: &str = "_cdc_timestamp";
+/// The order of changes.
+pub const SEQUENCE: &str = "_cdc_sequence";
+/// The file's location.
+pub const FILE: &str = "_cdc_file";
+/// The row's number in the file.
+pub const ROW: &str = "_cdc_row";
+/// Carried past the SQL, which cannot see it: the file's id.
+pub const HIDDEN_FILE_ID: &str = "__freshet_file_id";
+/// Carried past the SQL, which cannot see it: the row's number.
+pub const HIDDEN_ROW: &str = "__freshet_file_row";
+
+/// The column in which DMS says what a change is.
+pub const DMS_OPERATION: &str = "Op";
+/// The column that a DMS transformation rule fills with the true order.
+pub const DMS_CHANGE_SEQ: &str = "AR_H_CHANGE_SEQ";
+/// What DMS puts before the name of a column's value before the change.
+pub const DMS_BEFORE_IMAGE: &str = "BI_";
+
+/// The columns that SQL sees beside the file's own.
+pub fn visible_fields() -> [Field; 5] {
+    [
+        Field::new(OPERATION, DataType::Utf8, false),
+        Field::new(TIMESTAMP, ColumnType::Timestamp.to_arrow(), false),
+        Field::new(SEQUENCE, DataType::Utf8, false),
+        Field::new(FILE, DataType::Utf8, false),
+        Field::new(ROW, DataType::Int64, false),
+    ]
+}
+
+/// The columns carried past the SQL.
+pub fn hidden_fields() -> [Field; 2] {
+    [Field::new(HIDDEN_FILE_ID, DataType::Binary, false), Field::new(HIDDEN_ROW, DataType::Int64, false)]
+}
+
+/// How the changes of a table tell their order and time.
+#[derive(Debug, Clone)]
+pub struct CdcRules {
+    /// The generation the files belong to.
+    pub generation: u64,
+    /// How the order is known.
+    pub order: Order,
+    /// The column with the commit time; None: the file's time.
+    pub timestamp_column: Option<String>,
+}
+
+/// The source columns the rules read, as far as this file has them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ControlColumns {
+    /// Index of `Op`.
+    pub operation: Option<usize>,
+    /// Index of the commit time.
+    pub timestamp: Option<usize>,
+    /// Index of `AR_H_CHANGE_SEQ`; only where the order is exact.
+    pub change_seq: Option<usize>,
+}
+
+impl ControlColumns {
+    /// Finds them in a file's schema.
+    ///
+    /// # Errors
+    /// [`Data`](crate::error::Kind::Data) where a file of changes lacks one that the rules demand.
+    pub fn find(schema: &Schema, kind: FileKind, rules: &CdcRules) -> Result<Self> {
+        let timestamp = match &rules.timestamp_column {
+            None => None,
+            Some(name) => {
+                let found = find_column(schema, name);
+                if found.is_none() && kind == FileKind::Cdc {
+                    return Err(Error::data(format!("the file has no column `{name}`, the table's timestamp_column"))
+                        .hint("is it the name given as TimestampColumnName to DMS? Remove timestamp_column to order by the file's time"));
+                }
+                found
+            }
+        };
+        let change_seq = match rules.order {
+            Order::BestEffort => None,
+            Order::Exact => find_column(schema, DMS_CHANGE_SEQ),
+        };
+        if rules.order == Order::Exact && change_seq.is_none() && kind == FileKind::Cdc {
+            return Err(Error::data(format!("the file has no column `{DMS_CHANGE_SEQ}`, which order: exact demands"))
+                .hint("add it by a DMS transformation rule, or declare order: best_effort"));
+        }
+        Ok(Self { operation: schema.index_of(DMS_OPERATION).ok(), timestamp, change_seq })
+    }
+
+    /// Their indices.
+    pub fn indices(&self) -> impl Iterator<Item = usize> {
+        [self.operation, self.timestamp, self.change_seq].into_iter().flatten()
+    }
+}
+
+/// The column of this name; spelled alike first, then without regard to case.
+pub fn find_column(schema: &Schema, name: &str) -> Option<usize> {
+    let spelled = schema.index_of(name).ok();
+    spelled.or_else(|| schema.fields().iter().position(|field| field.name().eq_ignore_ascii_case(name)))
+}
+
+/// Makes the `_cdc_` columns of one file's rows.
+pub struct CdcColumns<'a> {
+    file: &'a ChangeFile,
+    base: SequenceBase,
+    controls: ControlColumns,
+    order: Order,
+}
+
+impl<'a> CdcColumns<'a> {
+    /// For rows of `file`.
+    ///
+    /// # Errors
+    /// As [`SequenceBase::new`].
+    pub fn new(file: &'a ChangeFile, controls: ControlColumns, rules: &CdcRules) -> Result<Self> {
+        let base = SequenceBase::new(file, rules.generation)?;
+        Ok(Self { file, base, controls, order: rules.order })
+    }
+
+    /// All seven columns, visible then hidden, for these rows; `source` has all columns of the file that the
+    /// controls name, at the indices they name. `deletes[n]` tells the delete half of a split update.
+    ///
+    /// # Errors
+    /// [`Data`](crate::error::Kind::Data) naming the row.
+    pub fn make(&self, source: &Source<'_>, rows: &Int64Array, deletes: Option<&[bool]>) -> Result<Vec<ArrayRef>> {
+        let count = rows.len();
+        let operations = self.operations(source, rows, deletes)?;
+        let times = self.times(source, rows)?;
+        let sequences = self.sequences(source, rows, &times, deletes)?;
+        let id = self.file.id().0;
+        let timestamps = TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC");
+        Ok(vec![
+            operations,
+            Arc::new(timestamps),
+            sequences,
+            Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.file.location, count))),
+            Arc::new(rows.clone()),
+            Arc::new(BinaryArray::from_iter_values(std::iter::repeat_n(id, count))),
+            Arc::new(rows.clone()),
+        ])
+    }
+
+    fn operations(&self, source: &Source<'_>, rows: &Int64Array, deletes: Option<&[bool]>) -> Result<ArrayRef> {
+        let Some(column) = self.controls.operation.and_then(|index| source.column(index)) else {
+            return Ok(Arc::new(StringArray::from_iter_values(std::iter::repeat_n("I", rows.len()))));
+        };
+        let text = as_text(column)?;
+        let mut out = StringBuilder::with_capacity(rows.len(), rows.len());
+        for index in 0..rows.len() {
+            let operation = match text.is_valid(index).then(|| text.value(index)) {
+                Some(_) if deletes.is_some_and(|deletes| deletes[index]) => "D",
+                Some(operation @ ("I" | "U" | "D")) => operation,
+                None if self.file.kind == FileKind::Load => "I",
+                _ => return Err(self.wrong_operation(column, index, rows)),
+            };
+            out.append_value(operation);
+        }
+        Ok(Arc::new(out.finish()))
+    }
+
+    fn wrong_operation(&self, column: &ArrayRef, index: usize, rows: &Int64Array) -> Error {
+        Error::data(format!("{} in column {DMS_OPERATION} is not I, U or D", casts::shown(column, index)))
+            .in_row(row_number(rows, index))
+            .hint("is this a file of DMS? A CSV file without a header needs csv: {columns: …}")
+    }
+
+    /// Commit times in µs.
+    fn times(&self, source: &Source<'_>, rows: &Int64Array) -> Result<Vec<i64>> {
+        let file_us = self.file.time_ms.saturating_mul(1_000);
+        let Some(column) = self.controls.timestamp.and_then(|index| source.column(index)) else {
+            return Ok(vec![file_us; rows.len()]);
+        };
+        let cast = casts::override_column(column, &ColumnType::Timestamp)
+            .map_err(|misfit| misfit.error.in_row(row_number(rows, misfit.index)))?;
+        let times = cast.as_primitive::<TimestampMicrosecondType>();
+        let load = self.file.kind == FileKind::Load;
+        (0..rows.len())
+            .map(|index| match (times.is_valid(index), load) {
+                (true, _) if times.value(index) >= 0 => Ok(times.value(index)),
+                (false, true) => Ok(file_us),
+                (false, false) => Err(Error::data("the commit time is NULL").in_row(row_number(rows, index))),
+                (true, _) => Err(Error::data("the commit time is before 1970").in_row(row_number(rows, index))),
+            })
+            .collect()
+    }
+
+    fn sequences(
+        &self,
+        source: &Source<'_>,
+        rows: &Int64Array,
+        times: &[i64],
+        deletes: Option<&[bool]>,
+    ) -> Result<ArrayRef> {
+        let exact = match self.controls.change_seq.and_then(|index| source.column(index)) {
+            Some(column) if self.order == Order::Exact && self.file.kind == FileKind::Cdc => Some(as_text(column)?),
+            _ => None,
+        };
+        let mut out = StringBuilder::with_capacity(rows.len(), rows.len() * 67);
+        for (index, time) in times.iter().enumerate() {
+            let row = row_number(rows, index);
+            if row >= FILE_ROWS_MAX {
+                return Err(Error::data("the file has more rows than can be numbered").in_row(row));
+            }
+            let half = if deletes.is_some_and(|deletes| deletes[index]) { Half::Delete } else { Half::Whole };
+            let sequence = match &exact {
+                None => self.base.best_effort(u64::try_from(*time).unwrap_or(0), row, half),
+                Some(text) if text.is_valid(index) => {
+                    self.base.exact(text.value(index), row, half).map_err(|error| error.in_row(row))?
+                }
+                Some(_) => return Err(Error::data(format!("{DMS_CHANGE_SEQ} is NULL")).in_row(row)),
+            };
+            out.append_value(sequence);
+        }
+        Ok(Arc::new(out.finish()))
+    }
+}
+
+/// Columns of a file, found by their index in the file's schema.
+pub struct Source<'a> {
+    /// The columns that were read.
+    pub batch: &'a RecordBatch,
+    /// For each, its index in the file's schema.
+    pub indices: &'a [usize],
+}
+
+impl<'a> Source<'a> {
+    /// The column with this index in the file's schema, if it was read.
+    pub fn column(&self, index: usize) -> Option<&'a ArrayRef> {
+        self.indices.iter().position(|found| *found == index).map(|position| self.batch.column(position))
+    }
+}
+
+/// A row's number in its file.
+pub fn row_number(rows: &Int64Array, index: usize) -> u64 {
+    u64::try_from(rows.value(index)).unwrap_or(0)
+}
+
+fn as_text(column: &ArrayRef) -> Result<StringArray> {
+    let cast = arrow::compute::cast(column, &DataType::Utf8)
+        .map_err(|cause| Error::data(format!("a column of {} is not text", column.data_type())).because(cause))?;
+    cast.as_string_opt::<i32>().cloned().ok_or_else(|| Error::bug("a cast to text gave no text"))
+}
+
+/// The integer values of a hidden row column.
+pub fn hidden_rows(batch: &RecordBatch) -> Option<&Int64Array> {
+    batch.column_by_name(HIDDEN_ROW)?.as_primitive_opt::<Int64Type>()
+}

@@ -1,0 +1,198 @@
+//! Inflates a whole gzipped file once: to memory below a limit, else to a bounded staging file.
+//!
+//! Parquet's footer is at its end, so a gzipped Parquet file cannot be read before all of it is inflated.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+
+use crate::catalog::content::{Bound, Content, StagedFile};
+use crate::error::{Error, Result};
+
+/// How much may be inflated, and where to.
+#[derive(Debug, Clone)]
+pub struct StagingLimits {
+    /// A file below this stays in memory, if all such files together stay below `memory_bytes_max`.
+    pub file_memory_bytes_max: u64,
+    /// Bytes of all files held in memory at once.
+    pub memory_bytes_max: u64,
+    /// No file may be larger than this once inflated.
+    pub file_bytes_max: u64,
+    /// Bytes of all staging files at once.
+    pub staged_bytes_max: u64,
+    /// Where staging files go; None: the system's folder for temporary files.
+    pub folder: Option<PathBuf>,
+}
+
+/// Space for inflated files, shared by all tables.
+#[derive(Debug, Clone)]
+pub struct Staging {
+    limits: StagingLimits,
+    memory: Arc<AtomicU64>,
+    staged: Arc<AtomicU64>,
+}
+
+impl Staging {
+    /// Space within these limits.
+    pub fn new(limits: StagingLimits) -> Self {
+        Self { limits, memory: Arc::default(), staged: Arc::default() }
+    }
+
+    /// Takes in one file, chunk by chunk; `gzip` says whether it must be inflated.
+    pub fn intake(&self, gzip: bool) -> Intake {
+        let buffer = Buffer {
+            staging: self.clone(),
+            memory: Vec::new(),
+            memory_bound: Bound::new(Arc::clone(&self.memory)),
+            staged: None,
+            staged_bound: Bound::new(Arc::clone(&self.staged)),
+            written: 0,
+            refused: None,
+        };
+        Intake(if gzip {
+            Stage::Inflate(Box::new(flate2::write::MultiGzDecoder::new(buffer)))
+        } else {
+            Stage::Copy(Box::new(buffer))
+        })
+    }
+}
+
+/// One file on its way into memory or a staging file.
+pub struct Intake(Stage);
+
+enum Stage {
+    Inflate(Box<flate2::write::MultiGzDecoder<Buffer>>),
+    Copy(Box<Buffer>),
+}
+
+impl Intake {
+    /// Takes the next bytes of the stored file.
+    ///
+    /// # Errors
+    /// [`Data`](crate::error::Kind::Data) where they are not gzip or inflate to too much,
+    /// [`Retry`](crate::error::Kind::Retry) where there is no room for them now.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<()> {
+        match &mut self.0 {
+            Stage::Inflate(decoder) => match decoder.write_all(chunk) {
+                Ok(()) => Ok(()),
+                Err(cause) => Err(decoder.get_mut().refused.take().unwrap_or_else(|| not_gzip(cause))),
+            },
+            Stage::Copy(buffer) => match buffer.write_all(chunk) {
+                Ok(()) => Ok(()),
+                Err(cause) => Err(buffer.refused.take().unwrap_or_else(|| not_gzip(cause))),
+            },
+        }
+    }
+
+    /// The whole file.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push); also where the gzip stream is cut off.
+    pub fn finish(self) -> Result<Content> {
+        match self.0 {
+            Stage::Inflate(mut decoder) => match decoder.try_finish() {
+                Ok(()) => decoder.finish().map_err(not_gzip)?.into_content(),
+                Err(cause) => Err(decoder.get_mut().refused.take().unwrap_or_else(|| not_gzip(cause))),
+            },
+            Stage::Copy(buffer) => buffer.into_content(),
+        }
+    }
+}
+
+fn not_gzip(cause: std::io::Error) -> Error {
+    Error::data("the file is not whole gzip data")
+        .because(cause)
+        .hint("it may be cut off, still being written, or not gzipped although its name ends in .gz")
+}
+
+/// Where inflated bytes go; turns from memory to a file when it grows.
+struct Buffer {
+    staging: Staging,
+    memory: Vec<u8>,
+    memory_bound: Bound,
+    staged: Option<tempfile::NamedTempFile>,
+    staged_bound: Bound,
+    written: u64,
+    refused: Option<Error>,
+}
+
+impl Buffer {
+    fn take(&mut self, data: &[u8]) -> Result<()> {
+        let limits = &self.staging.limits;
+        let more = data.len() as u64;
+        if self.written + more > limits.file_bytes_max {
+            return Err(Error::data(format!("the file inflates to more than {} bytes", limits.file_bytes_max))
+                .hint("if such files are expected, raise pipeline_config.inflate_max"));
+        }
+        if self.staged.is_none() {
+            let small = self.written + more <= limits.file_memory_bytes_max;
+            if small && self.memory_bound.try_grow(more, limits.memory_bytes_max) {
+                self.memory.extend_from_slice(data);
+                self.written += more;
+                return Ok(());
+            }
+            self.start_file()?;
+        }
+        self.append_to_file(data)
+    }
+
+    fn start_file(&mut self) -> Result<()> {
+        let limits = &self.staging.limits;
+        let file = match &limits.folder {
+            Some(folder) => tempfile::NamedTempFile::new_in(folder),
+            None => tempfile::NamedTempFile::new(),
+        };
+        self.staged = Some(file.map_err(|cause| no_room(limits.folder.as_ref(), cause))?);
+        let memory = std::mem::take(&mut self.memory);
+        self.written = 0;
+        self.append_to_file(&memory)?;
+        self.memory_bound.release();
+        Ok(())
+    }
+
+    fn append_to_file(&mut self, data: &[u8]) -> Result<()> {
+        let limits = &self.staging.limits;
+        let more = data.len() as u64;
+        if !self.staged_bound.try_grow(more, limits.staged_bytes_max) {
+            return Err(Error::retry(format!("staging files would exceed {} bytes", limits.staged_bytes_max))
+                .hint("lower pipeline_config.batch_bytes or tables_at_once, or raise staging_max"));
+        }
+        let file = self.staged.as_mut().ok_or_else(|| Error::bug("no staging file was opened"))?;
+        file.write_all(data).map_err(|cause| no_room(limits.folder.as_ref(), cause))?;
+        self.written += more;
+        Ok(())
+    }
+
+    fn into_content(self) -> Result<Content> {
+        match self.staged {
+            None => Ok(Content::memory(Bytes::from(self.memory), self.memory_bound)),
+            Some(file) => Ok(Content::Staged(Arc::new(StagedFile::new(file, self.written, self.staged_bound)))),
+        }
+    }
+}
+
+fn no_room(folder: Option<&PathBuf>, cause: std::io::Error) -> Error {
+    let folder = folder.cloned().unwrap_or_else(std::env::temp_dir);
+    Error::retry(format!("a staging file in {} cannot be written", folder.display()))
+        .because(cause)
+        .hint("free some disk space, or name another folder as pipeline_config.staging")
+}
+
+impl Write for Buffer {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        match self.take(data) {
+            Ok(()) => Ok(data.len()),
+            Err(error) => {
+                self.refused = Some(error);
+                Err(std::io::Error::other("refused"))
+            }
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

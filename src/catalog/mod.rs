@@ -1,0 +1,15 @@
+//! Change files as DataFusion tables: their bytes, formats, schemas, layouts and `_cdc_` columns.
+//!
+//! Files are named explicitly, with size and eTag; nothing here lists or probes a store.
+
+pub mod bits;
+pub mod casts;
+pub mod cdc;
+pub mod content;
+pub mod csv;
+pub mod inflate;
+pub mod layout;
+pub mod opened;
+pub mod parquet;
+pub mod split;
+pub mod table;

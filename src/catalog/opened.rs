@@ -1,0 +1,187 @@
+//! A change file whose schema is known and whose rows can be read, whatever its format.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use ::parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::physical_expr::PhysicalExpr;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use object_store::ObjectStore;
+
+use crate::catalog::content::{Content, Stored};
+use crate::catalog::csv::CsvBody;
+use crate::catalog::inflate::Staging;
+use crate::catalog::{csv, parquet};
+use crate::change::{ChangeFile, FileFormat};
+use crate::config::CsvConfig;
+use crate::error::{Error, Kind, Result};
+
+/// Rows as the file has them, and each row's number in the file.
+#[derive(Debug, Clone)]
+pub struct RawRows {
+    /// The wanted columns, in the wanted order.
+    pub columns: RecordBatch,
+    /// Row numbers, from 0.
+    pub rows: Int64Array,
+}
+
+/// What is wanted of a file.
+#[derive(Debug, Clone)]
+pub struct ReadRequest {
+    /// Indices into [`OpenedFile::schema`].
+    pub columns: Vec<usize>,
+    /// Rows that do not satisfy it may be left out; its columns are those of [`OpenedFile::schema`].
+    pub predicate: Option<Arc<dyn PhysicalExpr>>,
+    /// Most rows of one record batch.
+    pub batch_rows: usize,
+}
+
+/// A change file that was opened.
+#[derive(Debug, Clone)]
+pub struct OpenedFile {
+    /// The file.
+    pub file: ChangeFile,
+    /// Its own columns: all nullable, strings as Utf8, without metadata.
+    pub schema: SchemaRef,
+    content: Content,
+    body: Body,
+}
+
+#[derive(Debug, Clone)]
+enum Body {
+    Parquet(ArrowReaderMetadata),
+    Csv(CsvBody),
+}
+
+/// Opens change files of one store.
+#[derive(Debug, Clone)]
+pub struct Opener {
+    store: Arc<dyn ObjectStore>,
+    staging: Staging,
+}
+
+impl Opener {
+    /// An opener of files in `store`, which inflates within the bounds of `staging`.
+    pub fn new(store: Arc<dyn ObjectStore>, staging: Staging) -> Self {
+        Self { store, staging }
+    }
+
+    /// Fetches what is needed to know the file's schema: all of a gzipped or CSV file, else the footer.
+    ///
+    /// # Errors
+    /// [`Data`](Kind::Data) where the file is not what its name says, [`Retry`](Kind::Retry) where it cannot be
+    /// read now; both name the file.
+    pub async fn open(&self, file: ChangeFile, csv: &CsvConfig) -> Result<OpenedFile> {
+        let location = file.location.clone();
+        let table = file.table.clone();
+        let opening = std::panic::AssertUnwindSafe(self.open_body(file, csv)).catch_unwind().await;
+        opening.unwrap_or_else(|_| Err(broken_reader())).map_err(|error| error.in_file(location).in_table(table))
+    }
+
+    async fn open_body(&self, file: ChangeFile, csv: &CsvConfig) -> Result<OpenedFile> {
+        if file.size == 0 {
+            return Err(Error::data("the file is empty").hint("it may still be being written, or the writer failed"));
+        }
+        let content = self.content(&file).await?;
+        let (schema, body) = match file.format {
+            FileFormat::Parquet => {
+                let metadata = parquet::open(content.clone()).await?;
+                (Arc::clone(metadata.schema()), Body::Parquet(metadata))
+            }
+            FileFormat::Csv => {
+                let (schema, body) = csv::open(&content, csv)?;
+                (schema, Body::Csv(body))
+            }
+        };
+        check_names(&schema)?;
+        Ok(OpenedFile { file, schema, content, body })
+    }
+
+    async fn content(&self, file: &ChangeFile) -> Result<Content> {
+        let stored = Stored::new(Arc::clone(&self.store), file)?;
+        if file.format == FileFormat::Parquet && !file.gzip {
+            return Ok(Content::Stored(stored));
+        }
+        let mut intake = self.staging.intake(file.gzip);
+        stored.stream(|chunk| intake.push(chunk)).await?;
+        intake.finish()
+    }
+}
+
+impl OpenedFile {
+    /// Reads rows; errors name the file.
+    pub fn read(&self, request: ReadRequest) -> BoxStream<'static, Result<RawRows>> {
+        let rows = match &self.body {
+            Body::Parquet(metadata) => parquet::read(self.content.clone(), metadata.clone(), request).boxed(),
+            Body::Csv(body) => csv::read(&self.content, body, &request),
+        };
+        let (location, table) = (self.file.location.clone(), self.file.table.clone());
+        std::panic::AssertUnwindSafe(rows)
+            .catch_unwind()
+            .map(move |rows| {
+                rows.unwrap_or_else(|_| Err(broken_reader())).map_err(|error| error.in_file(&location).in_table(&table))
+            })
+            .boxed()
+    }
+
+    /// How many rows the file says it has; None where only reading tells.
+    pub fn rows(&self) -> Option<u64> {
+        match &self.body {
+            Body::Parquet(metadata) => u64::try_from(metadata.metadata().file_metadata().num_rows()).ok(),
+            Body::Csv(_) => None,
+        }
+    }
+}
+
+/// Foreign bytes can bring a decoder to panic; that is the file's fault, not the program's end.
+fn broken_reader() -> Error {
+    Error::new(Kind::Data, "the file's bytes broke its decoder").hint("the file is damaged; have it written again")
+}
+
+/// Names that would make a column unreachable or forge one of ours.
+fn check_names(schema: &Schema) -> Result<()> {
+    let mut seen = HashSet::new();
+    for field in schema.fields() {
+        let name = field.name();
+        if name.to_ascii_lowercase().starts_with("_cdc_") || name.starts_with("__freshet_") {
+            return Err(Error::data(format!("the file has a column `{name}`, a name that freshet itself gives"))
+                .hint("names beginning with _cdc_ are reserved; rename the column at the source"));
+        }
+        if !seen.insert(name) {
+            return Err(Error::data(format!("the file has two columns named `{name}`")));
+        }
+    }
+    Ok(())
+}
+
+/// The field as SQL sees it: nullable, without metadata, strings and bytes in their plain form.
+///
+/// Plain Utf8 rather than views: both sinks take only plain strings, so a view would be copied once more on
+/// its way out, and rows are passed on rather than compared.
+pub fn plain_field(field: &Field) -> Field {
+    Field::new(field.name(), plain_type(field.data_type()), true)
+}
+
+fn plain_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+        DataType::BinaryView | DataType::LargeBinary | DataType::FixedSizeBinary(_) => DataType::Binary,
+        DataType::Dictionary(_, value) => plain_type(value),
+        DataType::Timestamp(unit, Some(_)) => DataType::Timestamp(*unit, Some("UTC".into())),
+        DataType::List(item) => DataType::List(Arc::new(plain_item(item))),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| plain_item(field)).collect()),
+        other => other.clone(),
+    }
+}
+
+fn plain_item(field: &Field) -> Field {
+    Field::new(field.name(), plain_type(field.data_type()), field.is_nullable())
+}
+
+/// INT96 is read in µs: in ns it would not reach past the year 2262.
+pub fn int96_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, None)
+}

@@ -1,0 +1,207 @@
+//! Reads Parquet with row numbers; projection and predicate reach the reader.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use datafusion::common::Column;
+use datafusion::common::pruning::PruningStatistics;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
+use datafusion::scalar::ScalarValue;
+use futures::{Stream, StreamExt, TryStreamExt};
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::arrow::arrow_reader::{ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter};
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
+use parquet::arrow::{ProjectionMask, RowNumber};
+use parquet::basic::Type as PhysicalType;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
+
+use crate::catalog::content::Content;
+use crate::catalog::opened::{RawRows, ReadRequest, int96_type, plain_field};
+use crate::error::{Error, Kind, Result};
+
+const ROW_NUMBER: &str = "__freshet_row";
+
+/// Reads the footer; the schema of the result is the file's own, in plain types.
+///
+/// # Errors
+/// [`Data`](Kind::Data) where the bytes are not Parquet.
+pub async fn open(mut content: Content) -> Result<ArrowReaderMetadata> {
+    let metadata = content.get_metadata(None).await.map_err(parquet_error)?;
+    let found =
+        ArrowReaderMetadata::try_new(Arc::clone(&metadata), ArrowReaderOptions::new()).map_err(parquet_error)?;
+    let plain = plain_schema(found.schema(), &metadata);
+    ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new().with_schema(plain)).map_err(parquet_error)
+}
+
+fn plain_schema(schema: &SchemaRef, metadata: &ParquetMetaData) -> SchemaRef {
+    let descriptor = metadata.file_metadata().schema_descr();
+    let int96: HashSet<String> = descriptor
+        .columns()
+        .iter()
+        .filter(|column| column.physical_type() == PhysicalType::INT96 && column.path().parts().len() == 1)
+        .map(|column| column.name().to_owned())
+        .collect();
+    let fields = schema.fields().iter().map(|field| {
+        let plain = plain_field(field);
+        if int96.contains(field.name()) { plain.with_data_type(int96_type()) } else { plain }
+    });
+    // The reader demands the nullability that the file declares.
+    let fields = fields.zip(schema.fields()).map(|(plain, found)| plain.with_nullable(found.is_nullable()));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Reads the wanted columns of the rows that may satisfy the predicate.
+pub fn read(
+    content: Content,
+    metadata: ArrowReaderMetadata,
+    request: ReadRequest,
+) -> impl Stream<Item = Result<RawRows>> + Send {
+    let start = async move {
+        let wanted = request.columns.clone();
+        let stream = start_reader(content, &metadata, &request).map_err(parquet_error)?;
+        Ok::<_, Error>(stream.map(move |batch| split_row_numbers(&batch.map_err(parquet_error)?, &wanted)))
+    };
+    futures::stream::once(start).try_flatten()
+}
+
+fn start_reader(
+    content: Content,
+    metadata: &ArrowReaderMetadata,
+    request: &ReadRequest,
+) -> parquet::errors::Result<impl Stream<Item = parquet::errors::Result<RecordBatch>> + Send + use<>> {
+    let schema = Arc::clone(metadata.schema());
+    let row_number = Field::new(ROW_NUMBER, DataType::Int64, false).with_extension_type(RowNumber);
+    let options =
+        ArrowReaderOptions::new().with_schema(Arc::clone(&schema)).with_virtual_columns(vec![Arc::new(row_number)])?;
+    let numbered = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options)?;
+    let descriptor = metadata.metadata().file_metadata().schema_descr();
+    let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(content, numbered)
+        .with_batch_size(request.batch_rows)
+        .with_projection(ProjectionMask::roots(descriptor, request.columns.iter().copied()));
+    if let Some(predicate) = &request.predicate {
+        let keep = surviving_row_groups(metadata, predicate, &schema);
+        builder = builder.with_row_groups(keep);
+        if let Some(filter) = row_filter(metadata, predicate, &schema) {
+            builder = builder.with_row_filter(filter);
+        }
+    }
+    builder.build()
+}
+
+/// Only decoded rows that satisfy the predicate are decoded in their other columns.
+fn row_filter(
+    metadata: &ArrowReaderMetadata,
+    predicate: &Arc<dyn PhysicalExpr>,
+    schema: &SchemaRef,
+) -> Option<RowFilter> {
+    let mut columns: Vec<usize> = collect_columns(predicate).iter().map(|column| column.index()).collect();
+    columns.sort_unstable();
+    let schema = Arc::new(schema.project(&columns).ok()?);
+    let predicate = reassign_expr_columns(Arc::clone(predicate), &schema).ok()?;
+    let mask = ProjectionMask::roots(metadata.metadata().file_metadata().schema_descr(), columns);
+    let evaluate = move |batch: RecordBatch| {
+        let batch = batch.with_schema(Arc::clone(&schema))?;
+        let value = predicate.evaluate(&batch).and_then(|value| value.into_array(batch.num_rows()))?;
+        Ok(value.as_boolean_opt().cloned().unwrap_or_else(|| BooleanArray::from(vec![true; batch.num_rows()])))
+    };
+    Some(RowFilter::new(vec![Box::new(ArrowPredicateFn::new(mask, evaluate))]))
+}
+
+/// Row groups whose statistics do not rule them out.
+fn surviving_row_groups(
+    metadata: &ArrowReaderMetadata,
+    predicate: &Arc<dyn PhysicalExpr>,
+    schema: &SchemaRef,
+) -> Vec<usize> {
+    let metadata = Arc::clone(metadata.metadata());
+    let all = metadata.num_row_groups();
+    let statistics = RowGroupStatistics { metadata, schema: Arc::clone(schema) };
+    let kept = PruningPredicateBuilder::new()
+        .with_file_schema(Arc::clone(schema))
+        .try_build(Arc::clone(predicate))
+        .and_then(|pruning| pruning.prune(&statistics))
+        .unwrap_or_else(|_| vec![true; all]);
+    (0..all).filter(|group| kept.get(*group).copied().unwrap_or(true)).collect()
+}
+
+struct RowGroupStatistics {
+    metadata: Arc<ParquetMetaData>,
+    schema: SchemaRef,
+}
+
+impl RowGroupStatistics {
+    fn convert<T>(
+        &self,
+        column: &Column,
+        get: impl FnOnce(&StatisticsConverter<'_>) -> parquet::errors::Result<T>,
+    ) -> Option<T> {
+        let descriptor = self.metadata.file_metadata().schema_descr();
+        get(&StatisticsConverter::try_new(&column.name, &self.schema, descriptor).ok()?).ok()
+    }
+}
+
+impl PruningStatistics for RowGroupStatistics {
+    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.convert(column, |found| found.row_group_mins(self.metadata.row_groups()))
+    }
+
+    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.convert(column, |found| found.row_group_maxes(self.metadata.row_groups()))
+    }
+
+    fn num_containers(&self) -> usize {
+        self.metadata.num_row_groups()
+    }
+
+    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+        self.convert(column, |found| found.row_group_null_counts(self.metadata.row_groups()))
+            .map(|counts| Arc::new(counts) as ArrayRef)
+    }
+
+    fn row_counts(&self) -> Option<ArrayRef> {
+        let counts = self.metadata.row_groups().iter().map(|group| u64::try_from(group.num_rows()).ok());
+        Some(Arc::new(counts.collect::<UInt64Array>()))
+    }
+
+    fn contained(&self, _column: &Column, _values: &std::collections::HashSet<ScalarValue>) -> Option<BooleanArray> {
+        None
+    }
+}
+
+/// Takes the reader's row numbers off and puts the columns in the wanted order.
+fn split_row_numbers(batch: &RecordBatch, wanted: &[usize]) -> Result<RawRows> {
+    let rows = batch
+        .column_by_name(ROW_NUMBER)
+        .and_then(|rows| rows.as_primitive_opt::<Int64Type>())
+        .cloned()
+        .ok_or_else(|| Error::bug("the Parquet reader gave no row numbers"))?;
+    let mut in_file_order: Vec<usize> = wanted.to_vec();
+    in_file_order.sort_unstable();
+    in_file_order.dedup();
+    let positions: Vec<usize> =
+        wanted.iter().filter_map(|column| in_file_order.iter().position(|found| found == column)).collect();
+    let columns = batch.project(&positions).map_err(|cause| Error::bug("a column is missing").because(cause))?;
+    Ok(RawRows { columns, rows })
+}
+
+/// What the reader's refusal means for the file; an error of ours inside it comes back as it was.
+fn parquet_error(cause: ParquetError) -> Error {
+    match cause {
+        ParquetError::External(inner) => match inner.downcast::<Error>() {
+            Ok(ours) => *ours,
+            Err(inner) => damaged(ParquetError::External(inner)),
+        },
+        other => damaged(other),
+    }
+}
+
+fn damaged(cause: ParquetError) -> Error {
+    Error::new(Kind::Data, "the file is not readable Parquet")
+        .because(cause)
+        .hint("it may be cut off, still being written, or of another format than its name says")
+}

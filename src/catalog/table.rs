@@ -1,0 +1,365 @@
+//! An explicit list of change files as one DataFusion table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::Result as DataFusionResult;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use futures::{StreamExt, TryStreamExt};
+
+use crate::catalog::casts;
+use crate::catalog::cdc::{CdcColumns, CdcRules, ControlColumns, Source, find_column, hidden_fields, visible_fields};
+use crate::catalog::opened::{OpenedFile, RawRows, ReadRequest};
+use crate::catalog::split::SplitRules;
+use crate::change::FileKind;
+use crate::error::{Error, Result};
+use crate::types::ColumnType;
+
+/// How the files of a table are read: what the configuration says of its source side.
+#[derive(Debug, Clone)]
+pub struct ReadRules {
+    /// Order, time and generation of its changes.
+    pub cdc: CdcRules,
+    /// Source columns that are cast before SQL sees them.
+    pub overrides: BTreeMap<String, ColumnType>,
+    /// Whether SQL sees columns that `overrides` does not name.
+    pub auto_schema: bool,
+    /// The key's source columns; empty where no key is known, and then no update is split.
+    pub key: Vec<String>,
+}
+
+/// One column that SQL sees.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Visible {
+    /// Its index in the file's schema; None: the file lacks it, it is NULL.
+    source: Option<usize>,
+    /// The type it is cast to.
+    cast: Option<ColumnType>,
+}
+
+/// What SQL sees of files of one schema.
+#[derive(Debug, Clone)]
+pub struct TableShape {
+    /// The columns that SQL sees: the file's, then those it lacks, then the `_cdc_` columns.
+    pub schema: SchemaRef,
+    columns: Vec<Visible>,
+}
+
+impl TableShape {
+    /// The shape of files with the schema `file`; `known` names columns of the table that other files have.
+    ///
+    /// A column the file lacks is NULL, of the type that `schema_override` gives it, else of type NULL: so that
+    /// what a file gives does not depend on which other files were seen before.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where an override asks for an impossible cast.
+    pub fn new(file: &Schema, known: &[String], rules: &ReadRules) -> Result<Self> {
+        let (mut fields, mut columns) = (Vec::new(), Vec::new());
+        for (index, field) in file.fields().iter().enumerate() {
+            let cast = override_of(&rules.overrides, field.name());
+            let is_key = rules.key.iter().any(|key| key.eq_ignore_ascii_case(field.name()));
+            if cast.is_none() && !rules.auto_schema && !is_key {
+                continue;
+            }
+            let cast = cast.filter(|to| to.to_arrow() != *field.data_type());
+            fields.push(visible_field(field, cast)?);
+            columns.push(Visible { source: Some(index), cast: cast.cloned() });
+        }
+        let lacking = rules.overrides.keys().chain(known.iter().filter(|_| rules.auto_schema));
+        for name in lacking {
+            if find_column(file, name).is_none() && !fields.iter().any(|field: &Field| field.name() == name) {
+                let data_type = override_of(&rules.overrides, name).map_or(DataType::Null, ColumnType::to_arrow);
+                fields.push(Field::new(name, data_type, true));
+                columns.push(Visible { source: None, cast: None });
+            }
+        }
+        fields.extend(visible_fields());
+        Ok(Self { schema: Arc::new(Schema::new(fields)), columns })
+    }
+}
+
+fn override_of<'a>(overrides: &'a BTreeMap<String, ColumnType>, name: &str) -> Option<&'a ColumnType> {
+    let spelled = overrides.get(name);
+    spelled.or_else(|| overrides.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, to)| to))
+}
+
+fn visible_field(field: &Field, cast: Option<&ColumnType>) -> Result<Field> {
+    let Some(to) = cast else {
+        return Ok(Field::new(field.name(), field.data_type().clone(), true));
+    };
+    if !casts::possible(field.data_type(), to) {
+        return Err(Error::user(format!(
+            "schema_override cannot make {to} of column `{}`, which is {}",
+            field.name(),
+            field.data_type()
+        ))
+        .hint("leave the override out and convert in the table's SQL"));
+    }
+    Ok(Field::new(field.name(), to.to_arrow(), true))
+}
+
+/// Change files of one schema, as a table that can be scanned.
+#[derive(Debug)]
+pub struct ChangeTable {
+    schema: SchemaRef,
+    plan: Arc<ScanPlan>,
+    files: Vec<Arc<OpenedFile>>,
+}
+
+/// What is the same for all files of the scan.
+#[derive(Debug)]
+struct ScanPlan {
+    shape: TableShape,
+    rules: ReadRules,
+    file_schema: SchemaRef,
+}
+
+impl ChangeTable {
+    /// A table of these files, all of the schema `shape` was made for. `hidden` adds the columns that are
+    /// carried past the SQL.
+    ///
+    /// # Errors
+    /// [`Bug`](crate::error::Kind::Bug) where the files differ in schema or there is none.
+    pub fn new(files: Vec<Arc<OpenedFile>>, shape: TableShape, rules: ReadRules, hidden: bool) -> Result<Self> {
+        let first = files.first().ok_or_else(|| Error::bug("a table of no files"))?;
+        let file_schema = Arc::clone(&first.schema);
+        if files.iter().any(|file| file.schema != file_schema) {
+            return Err(Error::bug("a table of files that differ in schema"));
+        }
+        let mut schema = shape.schema.as_ref().clone();
+        if hidden {
+            let fields = schema.fields().iter().cloned().chain(hidden_fields().map(Arc::new));
+            schema = Schema::new(fields.collect::<Vec<_>>());
+        }
+        let plan = ScanPlan { shape, rules, file_schema };
+        Ok(Self { schema: Arc::new(schema), plan: Arc::new(plan), files })
+    }
+}
+
+#[async_trait]
+impl TableProvider for ChangeTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
+        Ok(filters
+            .iter()
+            .map(|filter| match self.plan.may_push(filter) {
+                true => TableProviderFilterPushDown::Inexact,
+                false => TableProviderFilterPushDown::Unsupported,
+            })
+            .collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let wanted: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let schema = Arc::new(self.schema.project(&wanted)?);
+        let predicate = self.plan.predicate(state, filters)?;
+        let count = state.config().target_partitions().clamp(1, self.files.len());
+        let partitions: Vec<_> = (0..count)
+            .map(|partition| {
+                Arc::new(ScanPartition {
+                    plan: Arc::clone(&self.plan),
+                    schema: Arc::clone(&schema),
+                    wanted: wanted.clone(),
+                    predicate: predicate.clone(),
+                    files: self.files.iter().skip(partition).step_by(count).cloned().collect(),
+                }) as Arc<dyn PartitionStream>
+            })
+            .collect();
+        let exec = StreamingTableExec::try_new(schema, partitions, None, None, false, limit)?;
+        Ok(Arc::new(exec))
+    }
+}
+
+impl ScanPlan {
+    /// A filter may reach the reader if it speaks only of columns as the file has them, and no row of the
+    /// file stands for two changes.
+    fn may_push(&self, filter: &Expr) -> bool {
+        let plain = |name: &str| {
+            let position = self.shape.schema.index_of(name).ok();
+            position
+                .and_then(|position| self.shape.columns.get(position))
+                .is_some_and(|column| column.source.is_some() && column.cast.is_none())
+        };
+        !self.may_split() && !filter.is_volatile() && filter.column_refs().iter().all(|column| plain(&column.name))
+    }
+
+    fn may_split(&self) -> bool {
+        ControlColumns::find(&self.file_schema, FileKind::Load, &self.rules.cdc)
+            .ok()
+            .and_then(|controls| SplitRules::find(&self.file_schema, &self.rules.key, &controls))
+            .is_some()
+    }
+
+    /// The pushed filters as one expression over the file's schema.
+    fn predicate(&self, state: &dyn Session, filters: &[Expr]) -> DataFusionResult<Option<Arc<dyn PhysicalExpr>>> {
+        let pushed = filters.iter().filter(|filter| self.may_push(filter)).cloned();
+        let Some(all) = datafusion::logical_expr::utils::conjunction(pushed) else { return Ok(None) };
+        let schema = datafusion::common::DFSchema::try_from(self.file_schema.as_ref().clone())?;
+        let bare = datafusion::common::tree_node::TreeNode::transform(all, |expr| {
+            Ok(match expr {
+                Expr::Column(column) => datafusion::common::tree_node::Transformed::yes(Expr::Column(
+                    datafusion::common::Column::new_unqualified(column.name),
+                )),
+                other => datafusion::common::tree_node::Transformed::no(other),
+            })
+        })?;
+        state.create_physical_expr(bare.data, &schema).map(Some)
+    }
+}
+
+/// The files of one partition, read one after the other.
+#[derive(Debug)]
+struct ScanPartition {
+    plan: Arc<ScanPlan>,
+    schema: SchemaRef,
+    wanted: Vec<usize>,
+    predicate: Option<Arc<dyn PhysicalExpr>>,
+    files: Vec<Arc<OpenedFile>>,
+}
+
+impl PartitionStream for ScanPartition {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, task: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let batch_rows = task.session_config().batch_size();
+        let parts: Vec<_> = self
+            .files
+            .iter()
+            .map(|file| FileScan {
+                plan: Arc::clone(&self.plan),
+                schema: Arc::clone(&self.schema),
+                wanted: self.wanted.clone(),
+                predicate: self.predicate.clone(),
+                file: Arc::clone(file),
+            })
+            .collect();
+        let rows = futures::stream::iter(parts).flat_map(move |part| part.stream(batch_rows));
+        let rows = rows.map_err(datafusion::error::DataFusionError::from);
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows))
+    }
+}
+
+/// The scan of one file.
+struct FileScan {
+    plan: Arc<ScanPlan>,
+    schema: SchemaRef,
+    wanted: Vec<usize>,
+    predicate: Option<Arc<dyn PhysicalExpr>>,
+    file: Arc<OpenedFile>,
+}
+
+impl FileScan {
+    fn stream(self, batch_rows: usize) -> futures::stream::BoxStream<'static, Result<RecordBatch>> {
+        match self.request(batch_rows) {
+            Err(error) => {
+                let error = error.in_file(&self.file.file.location).in_table(&self.file.file.table);
+                futures::stream::once(async { Err(error) }).boxed()
+            }
+            Ok((controls, split, request)) => {
+                let indices = request.columns.clone();
+                let rows = self.file.read(request);
+                rows.map(move |raw| {
+                    self.finish(raw?, &indices, controls, split.as_ref())
+                        .map_err(|error| error.in_file(&self.file.file.location).in_table(&self.file.file.table))
+                })
+                .boxed()
+            }
+        }
+    }
+
+    /// What to read: the wanted columns and those that the `_cdc_` columns and the split are made from.
+    fn request(&self, batch_rows: usize) -> Result<(ControlColumns, Option<SplitRules>, ReadRequest)> {
+        let schema = &self.file.schema;
+        let controls = ControlColumns::find(schema, self.file.file.kind, &self.plan.rules.cdc)?;
+        let split = SplitRules::find(schema, &self.plan.rules.key, &controls);
+        let mut columns: Vec<usize> = self
+            .wanted
+            .iter()
+            .filter_map(|wanted| self.plan.shape.columns.get(*wanted)?.source)
+            .chain(controls.indices())
+            .collect();
+        if let Some(split) = &split {
+            columns.extend(split.needed(&columns.clone()));
+        }
+        columns.sort_unstable();
+        columns.dedup();
+        Ok((controls, split, ReadRequest { columns, predicate: self.predicate.clone(), batch_rows }))
+    }
+
+    fn finish(
+        &self,
+        raw: RawRows,
+        indices: &[usize],
+        controls: ControlColumns,
+        split: Option<&SplitRules>,
+    ) -> Result<RecordBatch> {
+        let (batch, rows, deletes) = match split {
+            None => (raw.columns, raw.rows, None),
+            Some(split) => {
+                let split = split.split(raw.columns, indices, raw.rows)?;
+                (split.batch, split.rows, split.deletes)
+            }
+        };
+        let source = Source { batch: &batch, indices };
+        let cdc = CdcColumns::new(&self.file.file, controls, &self.plan.rules.cdc)?;
+        let made = cdc.make(&source, &rows, deletes.as_deref())?;
+        let columns = self
+            .wanted
+            .iter()
+            .zip(self.schema.fields())
+            .map(|(wanted, field)| self.column(*wanted, field, &source, &made, &rows))
+            .collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            .map_err(|cause| Error::bug("a scan's columns do not fit its schema").because(cause))
+    }
+
+    fn column(
+        &self,
+        wanted: usize,
+        field: &Field,
+        source: &Source<'_>,
+        made: &[ArrayRef],
+        rows: &arrow::array::Int64Array,
+    ) -> Result<ArrayRef> {
+        let own = &self.plan.shape.columns;
+        let Some(visible) = own.get(wanted) else {
+            let made = made.get(wanted - own.len()).cloned();
+            return made.ok_or_else(|| Error::bug(format!("there is no column {wanted}")));
+        };
+        let Some(column) = visible.source.and_then(|index| source.column(index)) else {
+            return Ok(new_null_array(field.data_type(), rows.len()));
+        };
+        let Some(to) = &visible.cast else { return Ok(Arc::clone(column)) };
+        casts::override_column(column, to).map_err(|misfit| {
+            misfit
+                .error
+                .in_row(crate::catalog::cdc::row_number(rows, misfit.index))
+                .hint(format!("column `{}` is {to} by schema_override", field.name()))
+        })
+    }
+}

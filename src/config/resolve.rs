@@ -1,0 +1,326 @@
+//! From the tree to the configuration: what each key means, its default and where relative paths start.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use super::cursor::Cursor;
+use super::{
+    Config, CsvConfig, Mode, NotificationChannel, OnDelete, Order, PipelineConfig, QUERIES, SinkConfig, SourceConfig,
+    TableConfig, checks,
+};
+use crate::batch::BatchLimits;
+use crate::change::TableName;
+use crate::error::{Error, Result};
+use crate::types::ColumnType;
+
+const DEFAULT_KEYS: [&str; 8] =
+    ["key", "mode", "on_delete", "delete_when", "order", "timestamp_column", "auto_schema", "csv"];
+const TABLE_KEYS: [&str; 12] = [
+    "name",
+    "key",
+    "mode",
+    "target",
+    "query",
+    "schema_override",
+    "auto_schema",
+    "timestamp_column",
+    "order",
+    "on_delete",
+    "delete_when",
+    "csv",
+];
+const PIPELINE_KEYS: [&str; 14] = [
+    "batch_size",
+    "batch_bytes",
+    "batch_rows",
+    "batch_age",
+    "retry_attempts",
+    "error_threshold",
+    "memory",
+    "table_memory_min",
+    "tables_at_once",
+    "inflate_memory",
+    "inflate_max",
+    "staging",
+    "shutdown_grace",
+    "notification_channels",
+];
+
+/// The configuration a tree describes; relative paths start at `folder`.
+pub(super) fn config(root: &Cursor<'_>, folder: &Path) -> Result<Config> {
+    root.only(&["source", "sink", "ledger", "queries", "defaults", "databases", "pipeline_config"])?;
+    let source = source(root, folder)?;
+    let sink = read(root, "sink", |at| sink(at, folder))?;
+    let ledger = read(root, "ledger", |at| location(at, folder))?.or_else(|| sink.as_ref().and_then(ledger_beside));
+    let queries = read(root, "queries", |at| path(at, folder))?.unwrap_or_else(|| folder.join(QUERIES));
+    let defaults = root.get("defaults");
+    if let Some(at) = &defaults {
+        at.only(&DEFAULT_KEYS)?;
+        table(at, "", folder)?;
+    }
+    let (tables, unlisted) = match root.get("databases") {
+        Some(at) => (databases(&at, defaults.as_ref(), folder)?, None),
+        None => (BTreeMap::new(), Some(unlisted(defaults.as_ref(), folder)?)),
+    };
+    let pipeline = read(root, "pipeline_config", |at| pipeline(at, folder))?.unwrap_or_default();
+    Ok(Config { source, sink, ledger, queries, tables, unlisted, pipeline })
+}
+
+/// Refuses a table that one database of one file lists twice.
+pub(super) fn check_table_names(root: &Cursor<'_>) -> Result<()> {
+    let Some(databases) = root.get("databases") else {
+        return Ok(());
+    };
+    for (_, database) in databases.entries("databases by name")? {
+        let Some(tables) = database.get("tables") else {
+            continue;
+        };
+        let mut seen = HashSet::new();
+        for item in tables.items("a list of tables")? {
+            if let Some(name) = item.node().name()
+                && !seen.insert(name)
+            {
+                return Err(item.error("is listed twice").hint("write the table once, with all its keys"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn source(root: &Cursor<'_>, folder: &Path) -> Result<SourceConfig> {
+    const HINT: &str = "write where change files are, for example `source: ./data` or `source: {files: ./data}`";
+    let Some(at) = root.get("source") else {
+        return Err(root.error("names no `source`").hint(HINT));
+    };
+    if at.text("a location").is_ok() {
+        return Ok(SourceConfig { files: location(&at, folder)?, layout: None });
+    }
+    at.only(&["files", "layout"]).map_err(|error| add_hint(error, HINT))?;
+    let files = at.get("files").ok_or_else(|| at.error("has no `files`").hint(HINT))?;
+    let layout = read(&at, "layout", |at| owned(at, "a pattern of paths"))?;
+    Ok(SourceConfig { files: location(&files, folder)?, layout })
+}
+
+fn sink(at: &Cursor<'_>, folder: &Path) -> Result<SinkConfig> {
+    const HINT: &str = "write `sink: {delta: ./lake}`";
+    at.only(&["delta"]).map_err(|error| add_hint(error, HINT))?;
+    let delta = at.get("delta").ok_or_else(|| at.error("names no kind of sink").hint(HINT))?;
+    Ok(SinkConfig::Delta { location: location(&delta, folder)? })
+}
+
+fn add_hint(error: Error, hint: &str) -> Error {
+    if error.hint_text().is_some() { error } else { error.hint(hint) }
+}
+
+/// The ledger's place where none is written: in the sink's folder, if that is local.
+fn ledger_beside(sink: &SinkConfig) -> Option<String> {
+    let SinkConfig::Delta { location } = sink;
+    let local = !location.contains("://") || location.starts_with("file://");
+    local.then(|| format!("{}/_freshet_ledger", location.trim_end_matches('/')))
+}
+
+fn databases(
+    at: &Cursor<'_>,
+    defaults: Option<&Cursor<'_>>,
+    folder: &Path,
+) -> Result<BTreeMap<TableName, TableConfig>> {
+    let mut out = BTreeMap::new();
+    let mut written = checks::Targets::default();
+    for (database, below) in at.entries("databases by name")? {
+        below.only(&["tables"])?;
+        let Some(tables) = below.get("tables") else {
+            continue;
+        };
+        for item in tables.items("a list of tables, each with its `name`")? {
+            item.only(&TABLE_KEYS)?;
+            let name = item.get("name").ok_or_else(|| {
+                item.error("has no `name`").hint("write the table's name as the source spells it: `name: orders`")
+            })?;
+            let name = TableName::new(database, &name.text("a table's name")?.value);
+            if out.contains_key(&name) {
+                return Err(item.error("is listed twice").hint("write the table once, with all its keys"));
+            }
+            let config = listed(&item, &name, defaults, folder)?;
+            written.add(&item, &name, &config)?;
+            out.insert(name, config);
+        }
+    }
+    Ok(out)
+}
+
+/// One table of `databases`, laid over the defaults; `null` takes a default away.
+fn listed(item: &Cursor<'_>, name: &TableName, defaults: Option<&Cursor<'_>>, folder: &Path) -> Result<TableConfig> {
+    table(item, &name.database, folder)?;
+    let mut merged = defaults.map_or_else(|| item.node().clone(), |defaults| defaults.node().clone());
+    if defaults.is_some() {
+        merged.merge(item.node().clone());
+    }
+    let whole = item.with(&merged);
+    let config = table(&whole, &name.database, folder)?;
+    checks::table(item, &config)?;
+    Ok(config)
+}
+
+fn unlisted(defaults: Option<&Cursor<'_>>, folder: &Path) -> Result<TableConfig> {
+    let Some(at) = defaults else {
+        return Ok(TableConfig::default());
+    };
+    let config = table(at, "", folder)?;
+    checks::table(at, &config)?;
+    Ok(config)
+}
+
+/// A table's keys; what is not written has freshet's own default.
+fn table(at: &Cursor<'_>, database: &str, folder: &Path) -> Result<TableConfig> {
+    const ORDERS: [(&str, Order); 2] = [("best_effort", Order::BestEffort), ("exact", Order::Exact)];
+    const ON_DELETES: [(&str, OnDelete); 2] = [("remove", OnDelete::Remove), ("mark", OnDelete::Mark)];
+    const MODES: [(&str, Mode); 2] = [("append", Mode::Append), ("merge", Mode::Merge)];
+    let own = TableConfig::default();
+    Ok(TableConfig {
+        key: read(at, "key", columns)?,
+        mode: read(at, "mode", |at| at.choice(&MODES))?,
+        target: read(at, "target", |at| target(at, database))?,
+        query: read(at, "query", |at| path(at, folder))?,
+        schema_override: read(at, "schema_override", schema_override)?.unwrap_or_default(),
+        auto_schema: read(at, "auto_schema", Cursor::boolean)?.unwrap_or(own.auto_schema),
+        timestamp_column: read(at, "timestamp_column", |at| owned(at, "a column's name"))?,
+        order: read(at, "order", |at| at.choice(&ORDERS))?.unwrap_or(own.order),
+        on_delete: read(at, "on_delete", |at| at.choice(&ON_DELETES))?.unwrap_or(own.on_delete),
+        delete_when: read(at, "delete_when", |at| owned(at, "an SQL expression over output columns"))?,
+        csv: read(at, "csv", csv)?.unwrap_or(own.csv),
+    })
+}
+
+/// What stands under `key`, read by `how`; None where nothing does.
+fn read<'a, T>(at: &Cursor<'a>, key: &str, how: impl FnOnce(&Cursor<'a>) -> Result<T>) -> Result<Option<T>> {
+    at.get(key).map(|at| how(&at)).transpose()
+}
+
+fn owned(at: &Cursor<'_>, expected: &str) -> Result<String> {
+    Ok(at.text(expected)?.value.clone())
+}
+
+/// One column or a list of them; no name twice.
+fn columns(at: &Cursor<'_>) -> Result<Vec<String>> {
+    let names = at.texts("a column's name, or a list of them")?;
+    if names.is_empty() {
+        return Err(at.error("is an empty list").hint("name at least one column, or leave it out"));
+    }
+    let mut seen = HashSet::new();
+    if names.iter().all(|name| seen.insert(name.to_lowercase())) {
+        return Ok(names);
+    }
+    Err(at.error("names a column twice").hint("names that differ by case alone count as one"))
+}
+
+/// `table`, in the dataset named as the source's database, or `dataset.table`.
+fn target(at: &Cursor<'_>, database: &str) -> Result<TableName> {
+    const EXPECTED: &str = "`table` or `dataset.table`";
+    let text = &at.text(EXPECTED)?.value;
+    let (dataset, table) = text.split_once('.').unwrap_or((database, text));
+    if dataset.is_empty() || table.is_empty() || table.contains('.') {
+        return Err(at.expected(EXPECTED));
+    }
+    Ok(TableName::new(dataset, table))
+}
+
+fn schema_override(at: &Cursor<'_>) -> Result<BTreeMap<String, ColumnType>> {
+    const EXPECTED: &str = "columns with their types, such as `{id: INT64, price: NUMERIC}`";
+    let mut out = BTreeMap::new();
+    for (column, at) in at.entries(EXPECTED)? {
+        let text = at.text("a column's type, such as `INT64`")?;
+        let unfit = |cause: Error| {
+            let hint = "types are BigQuery's: STRING, INT64, NUMERIC, BOOL, TIMESTAMP, …";
+            let hint = if text.written.is_none() { cause.hint_text().unwrap_or(hint) } else { hint };
+            at.expected("a column's type").hint(hint)
+        };
+        out.insert(column.to_owned(), text.value.parse().map_err(unfit)?);
+    }
+    Ok(out)
+}
+
+fn csv(at: &Cursor<'_>) -> Result<CsvConfig> {
+    at.only(&["header", "columns", "null", "delimiter"])?;
+    let own = CsvConfig::default();
+    let columns = read(at, "columns", columns)?.unwrap_or_default();
+    Ok(CsvConfig {
+        header: read(at, "header", Cursor::boolean)?.unwrap_or(columns.is_empty()),
+        null: read(at, "null", |at| at.any_text("the text that stands for NULL"))?.unwrap_or(own.null),
+        delimiter: read(at, "delimiter", delimiter)?.unwrap_or(own.delimiter),
+        columns,
+    })
+}
+
+fn delimiter(at: &Cursor<'_>) -> Result<char> {
+    const EXPECTED: &str = "a single ASCII character that is no quote and no line end";
+    let text = at.any_text(EXPECTED)?;
+    let mut characters = text.chars();
+    match (characters.next(), characters.next()) {
+        (Some(one), None) if one.is_ascii() && !"\"\r\n\0".contains(one) => Ok(one),
+        _ => Err(at.expected(EXPECTED).hint("a tab is written `\"\\t\"`, with double quotes")),
+    }
+}
+
+fn pipeline(at: &Cursor<'_>, folder: &Path) -> Result<PipelineConfig> {
+    at.only(&PIPELINE_KEYS)?;
+    let own = PipelineConfig::default();
+    let size = |key: &str, own: u64| Ok::<_, Error>(read(at, key, Cursor::size)?.unwrap_or(own));
+    let limits = BatchLimits {
+        files_max: read(at, "batch_size", |at| at.integer(1))?.unwrap_or(own.limits.files_max),
+        bytes_max: size("batch_bytes", own.limits.bytes_max)?,
+        rows_max: read(at, "batch_rows", |at| at.integer(1))?.unwrap_or(own.limits.rows_max),
+        age_max: read(at, "batch_age", Cursor::duration)?.unwrap_or(own.limits.age_max),
+    };
+    let config = PipelineConfig {
+        limits,
+        retry_attempts: read(at, "retry_attempts", |at| at.integer(1))?.unwrap_or(own.retry_attempts),
+        error_threshold: read(at, "error_threshold", Cursor::share)?.unwrap_or(own.error_threshold),
+        memory_bytes: size("memory", own.memory_bytes)?,
+        table_memory_bytes_min: size("table_memory_min", own.table_memory_bytes_min)?,
+        tables_at_once: read(at, "tables_at_once", |at| at.integer(1))?.unwrap_or(own.tables_at_once),
+        inflate_memory_bytes_max: size("inflate_memory", own.inflate_memory_bytes_max)?,
+        inflate_bytes_max: size("inflate_max", own.inflate_bytes_max)?,
+        staging: read(at, "staging", |at| path(at, folder))?,
+        shutdown_grace: read(at, "shutdown_grace", Cursor::duration)?.unwrap_or(own.shutdown_grace),
+        notification_channels: read(at, "notification_channels", channels)?.unwrap_or_default(),
+    };
+    checks::pipeline(at, &config)?;
+    Ok(config)
+}
+
+fn channels(at: &Cursor<'_>) -> Result<Vec<NotificationChannel>> {
+    const EXPECTED: &str = "a list such as `[{slack_webhook: \"https://…\"}, {email: \"…\"}]`";
+    let at = at.clone().secret();
+    at.items(EXPECTED)?.iter().map(channel).collect()
+}
+
+fn channel(at: &Cursor<'_>) -> Result<NotificationChannel> {
+    at.only(&["slack_webhook", "email"])?;
+    match (at.get("slack_webhook"), at.get("email")) {
+        (Some(at), None) => match owned(&at, "an https:// URL")? {
+            url if url.starts_with("https://") => Ok(NotificationChannel::SlackWebhook(url)),
+            _ => Err(at.expected("an https:// URL")),
+        },
+        (None, Some(at)) => match owned(&at, "a mail address")? {
+            address if address.contains('@') => Ok(NotificationChannel::Email(address)),
+            _ => Err(at.expected("a mail address")),
+        },
+        _ => Err(at.error("takes one of `slack_webhook` and `email`")),
+    }
+}
+
+/// A folder, file or URL; without a scheme it is relative to `folder`.
+fn location(at: &Cursor<'_>, folder: &Path) -> Result<String> {
+    let text = &at.text("a folder or a URL")?.value;
+    if text.contains("://") {
+        return Ok(text.clone());
+    }
+    folder.join(text).into_os_string().into_string().map_err(|_| {
+        at.error("cannot be placed beside the configuration: the name of its folder is not UTF-8")
+            .hint("write an absolute path")
+    })
+}
+
+fn path(at: &Cursor<'_>, folder: &Path) -> Result<PathBuf> {
+    Ok(folder.join(&at.text("a path")?.value))
+}

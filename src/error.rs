@@ -1,0 +1,270 @@
+//! One error type for the whole program, whose kind says what the caller must do.
+//!
+//! A message says what happened; its [`Place`] says where (table, file, query, line); `hint` says
+//! what the reader can do about it.
+
+use std::fmt;
+
+/// The result of everything here that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller must do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing is wrong with the input: try again later.
+    Retry,
+    /// One change file cannot be used: set it aside, go on with the others.
+    Data,
+    /// The configuration or the SQL must be mended; the table stops until then.
+    User,
+    /// Another owner has the table: stop working on it.
+    Fenced,
+    /// freshet itself is wrong.
+    Bug,
+}
+
+/// Where an error happened; every part is optional.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The source's table, as `database.table`.
+    pub table: Option<String>,
+    /// The change file's location.
+    pub file: Option<String>,
+    /// Row number in the file, from 0.
+    pub row: Option<u64>,
+    /// Path of the SQL or configuration file.
+    pub query: Option<String>,
+    /// Line and column in the query, both from 1.
+    pub line_column: Option<(u64, u64)>,
+}
+
+/// What went wrong, where, why, and what to do.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    message: String,
+    place: Place,
+    excerpt: Option<String>,
+    hint: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` with a message that is a full sentence without its final stop.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            place: Place::default(),
+            excerpt: None,
+            hint: None,
+            source: None,
+        }))
+    }
+
+    /// See [`Kind::Retry`].
+    pub fn retry(message: impl Into<String>) -> Self {
+        Self::new(Kind::Retry, message)
+    }
+
+    /// See [`Kind::Data`].
+    pub fn data(message: impl Into<String>) -> Self {
+        Self::new(Kind::Data, message)
+    }
+
+    /// See [`Kind::User`].
+    pub fn user(message: impl Into<String>) -> Self {
+        Self::new(Kind::User, message)
+    }
+
+    /// See [`Kind::Fenced`].
+    pub fn fenced(message: impl Into<String>) -> Self {
+        Self::new(Kind::Fenced, message)
+    }
+
+    /// See [`Kind::Bug`].
+    pub fn bug(message: impl Into<String>) -> Self {
+        Self::new(Kind::Bug, message)
+    }
+
+    /// Adds what the reader can do; a full sentence without its final stop.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Names the table, unless one is named already.
+    #[must_use]
+    pub fn in_table(mut self, table: impl fmt::Display) -> Self {
+        self.0.place.table.get_or_insert_with(|| table.to_string());
+        self
+    }
+
+    /// Names the change file, unless one is named already.
+    #[must_use]
+    pub fn in_file(mut self, file: impl fmt::Display) -> Self {
+        self.0.place.file.get_or_insert_with(|| file.to_string());
+        self
+    }
+
+    /// Names the row of the file, from 0.
+    #[must_use]
+    pub fn in_row(mut self, row: u64) -> Self {
+        self.0.place.row = Some(row);
+        self
+    }
+
+    /// Names the SQL or configuration file, unless one is named already.
+    #[must_use]
+    pub fn in_query(mut self, query: impl fmt::Display) -> Self {
+        self.0.place.query.get_or_insert_with(|| query.to_string());
+        self
+    }
+
+    /// Points at a line and column (both from 1) and shows the text of that line.
+    #[must_use]
+    pub fn at(mut self, line: u64, column: u64, text: &str) -> Self {
+        self.0.place.line_column = Some((line, column));
+        self.0.excerpt =
+            usize::try_from(line).ok().and_then(|line| text.lines().nth(line.saturating_sub(1))).map(str::to_owned);
+        self
+    }
+
+    /// What the caller must do.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// The same error, to be treated as another kind.
+    #[must_use]
+    pub fn with_kind(mut self, kind: Kind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
+    /// Where it happened.
+    pub fn place(&self) -> &Place {
+        &self.0.place
+    }
+
+    /// The message alone, without place, causes and hint.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The hint alone.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
+    /// The whole report for a person: message, place, excerpt, causes and hint, on several lines.
+    pub fn report(&self) -> String {
+        let inner = &self.0;
+        let mut out = inner.message.clone();
+        let place = inner.place.to_string();
+        if !place.is_empty() {
+            out.push_str(&format!("\n  at {place}"));
+        }
+        if let (Some(text), Some((line, column))) = (&inner.excerpt, inner.place.line_column) {
+            let before = usize::try_from(column).unwrap_or(1).saturating_sub(1);
+            let pad: String = text.chars().take(before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            out.push_str(&format!("\n  {line:>4} | {text}\n       | {pad}^"));
+        }
+        for (n, cause) in causes(self).iter().enumerate() {
+            out.push_str(&format!("\n  cause {}: {cause}", n + 1));
+        }
+        if let Some(hint) = &inner.hint {
+            out.push_str(&format!("\nhint: {hint}"));
+        }
+        out
+    }
+}
+
+/// The chain of causes, each said once and in one line.
+fn causes(error: &Error) -> Vec<String> {
+    let mut said = error.message().to_owned();
+    let mut out = Vec::new();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        let text = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        if !said.contains(&text) {
+            said.push_str(&text);
+            out.push(text);
+        }
+        next = cause.source();
+    }
+    out
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if let Some(table) = &self.table {
+            parts.push(format!("table {table}"));
+        }
+        if let Some(file) = &self.file {
+            parts.push(format!("file {file}"));
+        }
+        if let Some(row) = self.row {
+            parts.push(format!("row {row}"));
+        }
+        match (&self.query, self.line_column) {
+            (Some(query), Some((line, column))) => parts.push(format!("{query}:{line}:{column}")),
+            (Some(query), None) => parts.push(query.clone()),
+            (None, Some((line, column))) => parts.push(format!("line {line}, column {column}")),
+            (None, None) => {}
+        }
+        f.write_str(&parts.join(", "))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        let place = self.0.place.to_string();
+        if place.is_empty() { Ok(()) } else { write!(f, " ({place})") }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<Error> for datafusion::error::DataFusionError {
+    fn from(error: Error) -> Self {
+        Self::External(Box::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_names_place_causes_and_hint_and_points_at_the_text() {
+        let error = Error::user("column `amout` is unknown")
+            .in_table("shop.orders")
+            .in_query("queries/shop/orders.sql")
+            .at(2, 8, "SELECT id,\n       amout")
+            .because(std::io::Error::other("deep"))
+            .hint("did you mean `amount`?");
+        assert_eq!(
+            error.report(),
+            "column `amout` is unknown\n  at table shop.orders, queries/shop/orders.sql:2:8\n     2 |        amout\n       \
+             |        ^\n  cause 1: deep\nhint: did you mean `amount`?"
+        );
+    }
+}

@@ -1,0 +1,276 @@
+//! What the entries of a table's chain say, and how they look as JSON.
+//!
+//! An entry is one object of an [`Envelope`]: who wrote it, when, under which nonce, and the entry itself,
+//! told apart by its member `entry`. The nonce is how a writer that was never answered finds out whether
+//! the entry that stands there is its own.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::batch::{Attempt, MergeAttempt, MergeCounts, Prepared};
+use crate::change::{ChangeFile, FileId, FileKind, TableName};
+use crate::config::{Order, TargetRules};
+use crate::error::{Error, Result};
+
+/// No entry is larger, in bytes; neither written nor read.
+pub const ENTRY_BYTES_MAX: u64 = 64 << 20;
+
+/// One step in the life of a table. The first in its chain is [`Opened`](Entry::Opened), no other is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "snake_case")]
+pub enum Entry {
+    /// What holds for the whole chain.
+    Opened(Opened),
+    /// The rows of these files stand prepared at the sink and may be committed from now on, by anyone.
+    /// Where there are none (0 rows) this entry is itself the commit.
+    Intent(Box<Intent>),
+    /// The rows of an intent are visible.
+    Committed {
+        /// The number of the intent's entry.
+        intent: u64,
+    },
+    /// The rows of an intent never will be visible; its files are free for another attempt.
+    Lost {
+        /// The number of the intent's entry.
+        intent: u64,
+    },
+    /// A file that cannot be used.
+    SetAside {
+        /// The file.
+        file: FileEntry,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A file that was overwritten before it was read.
+    Superseded {
+        /// The file, as it was announced.
+        file: FileEntry,
+    },
+    /// A file that was deleted before it was read.
+    Gone {
+        /// The file, as it was announced.
+        file: FileEntry,
+    },
+    /// These batches are being merged, by this attempt and no other.
+    MergeIntent(MergeAttempt),
+    /// A merge is done.
+    Merged {
+        /// The number of the merge intent's entry.
+        merge: u64,
+        /// What it did.
+        counts: MergeCounts,
+    },
+}
+
+/// The kinds of entry this version knows, as `entry` names them.
+const KINDS: [&str; 9] =
+    ["opened", "intent", "committed", "lost", "set_aside", "superseded", "gone", "merge_intent", "merged"];
+
+/// What is fixed when a chain is opened and cannot be changed under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// The source's table: two names that a case-blind folder takes for one are noticed by it.
+    pub table: TableName,
+    /// The number of the full load that the changes follow; 1 for the first.
+    pub generation: u64,
+    /// How well the order of changes is known.
+    pub order: Order,
+    /// The table's name at the sink.
+    pub target: TableName,
+}
+
+/// Which rows, of which files, an attempt means to make visible.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The attempt; its id is `_cdc_batch` of every row.
+    pub attempt: Attempt,
+    /// The generation its files belong to.
+    pub generation: u64,
+    /// The files whose rows they are.
+    pub files: Vec<FileEntry>,
+    /// What the sink needs to commit them, and nothing else is ever needed.
+    pub prepared: Prepared,
+    /// The fingerprint of the transform that made the rows.
+    pub transform: String,
+    /// The names of the columns that the files brought.
+    pub source_columns: Vec<String>,
+    /// What the target keeps of the changes, by which key; the first intent's hold for the whole chain.
+    pub rules: TargetRules,
+}
+
+/// A change file, as the chain remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Its identity: a hash of location and version.
+    pub id: FileId,
+    /// Where it is.
+    pub location: String,
+    /// What tells this version of it from another.
+    pub version: String,
+    /// Size in bytes, as stored.
+    pub size: u64,
+    /// When the store last saw it modified, in ms since 1970.
+    pub modified_ms: i64,
+    /// Load or changes.
+    pub kind: FileKind,
+    /// The time that orders its rows, in ms since 1970.
+    pub time_ms: i64,
+}
+
+impl From<&ChangeFile> for FileEntry {
+    fn from(file: &ChangeFile) -> Self {
+        Self {
+            id: file.id(),
+            location: file.location.clone(),
+            version: file.version.clone(),
+            size: file.size,
+            modified_ms: file.modified_ms,
+            kind: file.kind,
+            time_ms: file.time_ms,
+        }
+    }
+}
+
+/// An entry as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Never used twice: tells the writer's own entry from anybody else's.
+    pub nonce: String,
+    /// The writer's clock, for people; nothing is decided by it.
+    pub written_at: DateTime<Utc>,
+    /// Which process wrote it, for people.
+    pub writer: String,
+    /// The entry.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+impl Envelope {
+    /// The envelope as bytes of JSON.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where they are more than [`ENTRY_BYTES_MAX`].
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
+        let bytes = serde_json::to_vec(self)
+            .map_err(|error| Error::bug("an entry of the ledger cannot be written as JSON").because(error))?;
+        let size = bytes.len();
+        if u64::try_from(size).is_ok_and(|size| size <= ENTRY_BYTES_MAX) {
+            return Ok(bytes);
+        }
+        Err(Error::user(format!("an entry of {size} bytes is too large for the ledger"))
+            .hint(format!("at most {ENTRY_BYTES_MAX} bytes are kept: lower `batch_size` in freshet.yaml")))
+    }
+
+    /// Reads the entry with this number.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where the bytes are no entry, or one of a kind unknown here.
+    pub(super) fn from_bytes(number: u64, bytes: &[u8]) -> Result<Self> {
+        serde_json::from_slice(bytes).map_err(|error| match unknown_kind(bytes) {
+            Some(kind) => Error::user(format!("entry {number} of the ledger is of the unknown kind `{kind}`"))
+                .hint("a newer freshet wrote it: upgrade this one"),
+            None => damaged(number, "it is not a readable entry").because(error),
+        })
+    }
+
+    /// Whether these are the bytes of the entry written under `nonce`. Other bytes, of whatever kind, are not.
+    pub(super) fn is_under(nonce: &str, bytes: &[u8]) -> bool {
+        #[derive(Deserialize)]
+        struct OnlyNonce {
+            nonce: String,
+        }
+        serde_json::from_slice::<OnlyNonce>(bytes).is_ok_and(|found| found.nonce == nonce)
+    }
+}
+
+/// The kind of a well-formed entry that this version does not know.
+fn unknown_kind(bytes: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct OnlyKind {
+        entry: String,
+    }
+    let kind = serde_json::from_slice::<OnlyKind>(bytes).ok()?.entry;
+    (!KINDS.contains(&kind.as_str())).then_some(kind)
+}
+
+/// The error for a chain that no freshet can have written.
+pub(super) fn damaged(number: u64, what: impl std::fmt::Display) -> Error {
+    Error::user(format!("the ledger is damaged at entry {number}: {what}"))
+        .hint("restore the ledger from a backup, or start with a new `ledger` and an empty target")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::ledger::samples::{file, intent};
+
+    fn envelope(entry: Entry) -> Envelope {
+        Envelope { nonce: "n1".into(), written_at: DateTime::UNIX_EPOCH, writer: "w".into(), entry }
+    }
+
+    fn every_entry() -> Vec<Entry> {
+        let merge = MergeAttempt { attempt: intent("m", &[]).attempt, batches: vec!["a".into()] };
+        vec![
+            Entry::Opened(Opened {
+                table: TableName::new("db", "t"),
+                generation: 1,
+                order: Order::BestEffort,
+                target: TableName::new("db", "t"),
+            }),
+            Entry::Intent(Box::new(intent("a", &["f", "g"]))),
+            Entry::Committed { intent: 2 },
+            Entry::Lost { intent: u64::MAX },
+            Entry::SetAside { file: file("f"), reason: "\"그것\"\n".into() },
+            Entry::Superseded { file: file("f") },
+            Entry::Gone { file: file("f") },
+            Entry::MergeIntent(merge),
+            Entry::Merged { merge: 3, counts: MergeCounts { inserted: 1, updated: 2, deleted: 3 } },
+        ]
+    }
+
+    #[test]
+    fn every_entry_survives_json_and_names_a_known_kind() {
+        for (entry, kind) in every_entry().into_iter().zip(KINDS) {
+            let bytes = envelope(entry.clone()).to_bytes().unwrap();
+            let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(json["entry"], kind);
+            assert_eq!(Envelope::from_bytes(1, &bytes).unwrap().entry, entry);
+            assert!(Envelope::is_under("n1", &bytes));
+            assert!(!Envelope::is_under("n2", &bytes));
+        }
+    }
+
+    #[test]
+    fn what_a_sink_staged_survives_word_for_word() {
+        let mut written = intent("a", &["f"]);
+        written.prepared.staged = serde_json::json!({
+            "add": [{"path": "x=\"1\"/é.parquet", "size": u64::MAX, "min": i64::MIN, "stats": "{\"a\":1.5}"}],
+            "entry": "nothing", "nonce": null,
+        });
+        let bytes = envelope(Entry::Intent(Box::new(written.clone()))).to_bytes().unwrap();
+        assert_eq!(Envelope::from_bytes(1, &bytes).unwrap().entry, Entry::Intent(Box::new(written)));
+    }
+
+    #[test]
+    fn an_unknown_kind_asks_for_a_newer_freshet_and_garbage_for_a_backup() {
+        let newer = br#"{"nonce":"n","written_at":"2026-01-01T00:00:00Z","writer":"w","entry":"purge","below":"x"}"#;
+        let error = Envelope::from_bytes(7, newer).unwrap_err();
+        assert_eq!(error.kind(), Kind::User);
+        assert!(error.message().contains("`purge`") && error.hint_text().unwrap().contains("upgrade"), "{error}");
+        for garbage in [&b""[..], b"{", b"null", b"{\"entry\":\"lost\"}", b"\xff\x00", b"[[[["] {
+            let error = Envelope::from_bytes(7, garbage).unwrap_err();
+            assert_eq!(error.kind(), Kind::User);
+            assert!(error.message().contains("entry 7") && error.hint_text().unwrap().contains("backup"), "{error}");
+            assert!(!Envelope::is_under("n", garbage));
+        }
+    }
+
+    #[test]
+    fn an_entry_larger_than_the_bound_is_refused_before_it_is_written() {
+        let reason = "x".repeat(usize::try_from(ENTRY_BYTES_MAX).unwrap());
+        let error = envelope(Entry::SetAside { file: file("f"), reason }).to_bytes().unwrap_err();
+        assert_eq!(error.kind(), Kind::User);
+        assert!(error.hint_text().unwrap().contains("batch_size"));
+    }
+}

@@ -1,0 +1,189 @@
+//! The ledger: what was begun and what became of it, one create-if-absent chain of entries per table.
+//!
+//! A ledger is a folder or a prefix of an object store:
+//! ```text
+//! ledger.json                                         whose ledger it is
+//! tables/<database>/<table>/00000000000000000001.json the first entry of a table's chain
+//! ```
+//! An entry is never changed and never removed. Whoever creates entry n has read those before it, so
+//! everything a table's writers agree on is the [`State`] that the entries amount to. Clocks decide nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::ObjectStore;
+
+use crate::change::TableName;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+
+mod chain;
+mod entry;
+#[cfg(test)]
+mod faulty;
+mod folder;
+mod names;
+mod objects;
+mod root;
+#[cfg(test)]
+mod samples;
+mod state;
+mod store;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use entry::{ENTRY_BYTES_MAX, Entry, Envelope, FileEntry, Intent, Opened};
+pub use state::{FileState, RECENT_FILES, SetAside, State};
+pub use table::{Claim, Opening, TableLedger};
+
+use chain::{Chain, Pace};
+use folder::Folder;
+use objects::Objects;
+use root::Root;
+use store::Store;
+
+/// How many chains are looked at side by side.
+const TABLES_IN_FLIGHT_MAX: usize = 16;
+
+/// With these pauses the last try comes about three seconds after the first.
+const PACE: Pace = Pace { tries: 6, pause: Duration::from_millis(100) };
+
+/// The ledger of one sink.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    store: Store,
+    clock: Arc<dyn Clock>,
+    id: String,
+    writer: String,
+    pace: Pace,
+    read_only: bool,
+}
+
+impl Ledger {
+    /// Opens the ledger in a folder, or `file://` URL, which is created where it is absent.
+    ///
+    /// `bound_to` is what the sink calls itself; the ledger says nothing about any other.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where the ledger belongs to another sink, is newer, damaged, or
+    /// cannot be kept there; [`Retry`](crate::error::Kind::Retry) where the place cannot be reached now.
+    pub async fn open(location: &str, bound_to: &str, clock: Arc<dyn Clock>) -> Result<Self> {
+        let folder = Folder::new(folder_path(location)?, Arc::clone(&clock));
+        folder.create_root().await?;
+        Self::in_store(Store::Folder(folder), bound_to, clock).await
+    }
+
+    /// Opens the ledger below a prefix of an object store, as [`open`](Self::open) does.
+    ///
+    /// # Errors
+    /// As those of [`open`](Self::open).
+    pub async fn on(store: Arc<dyn ObjectStore>, prefix: &str, bound_to: &str, clock: Arc<dyn Clock>) -> Result<Self> {
+        Self::in_store(Store::Objects(Objects::new(store, prefix)), bound_to, clock).await
+    }
+
+    /// The ledger in a folder, to be read only: nothing is created, and None where there is none.
+    ///
+    /// # Errors
+    /// As those of [`open`](Self::open).
+    pub async fn look(location: &str, bound_to: &str, clock: Arc<dyn Clock>) -> Result<Option<Self>> {
+        let store = Store::Folder(Folder::new(folder_path(location)?, Arc::clone(&clock)));
+        let root = root::find(&store, bound_to).await?;
+        Ok(root.map(|root| Self { read_only: true, ..Self::of(store, root, clock) }))
+    }
+
+    /// What tells this ledger from any other, also from an earlier one for the same sink.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The tables that have a chain, in order of their names.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where a chain's first entry cannot be read.
+    pub async fn tables(&self) -> Result<Vec<TableName>> {
+        let mut folders = Vec::new();
+        for database in self.store.folders(names::TABLES).await? {
+            let database = format!("{}/{database}", names::TABLES);
+            let tables = self.store.folders(&database).await?;
+            folders.extend(tables.iter().map(|table| format!("{database}/{table}")));
+        }
+        let found: Vec<Option<TableName>> = stream::iter(folders)
+            .map(|folder| self.table_in(folder))
+            .buffered(TABLES_IN_FLIGHT_MAX)
+            .try_collect()
+            .await?;
+        let mut tables: Vec<TableName> = found.into_iter().flatten().collect();
+        tables.sort_unstable();
+        Ok(tables)
+    }
+
+    /// The chain of a table, read to its head. Nothing is written before there is something to say: the
+    /// entry that opens the chain comes with the first that follows it.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where the chain is damaged, or was opened with another order,
+    /// target or mode.
+    pub async fn table(&self, table: &TableName, opening: Opening) -> Result<TableLedger> {
+        TableLedger::open(self, table, opening).await
+    }
+
+    /// What the chain of a table amounts to now; an empty state where there is none. Writes nothing.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where the chain is damaged.
+    pub async fn peek(&self, table: &TableName) -> Result<State> {
+        let mut state = State::default();
+        self.chain(table).read_all(&mut state).await.map_err(|error| error.in_table(table))?;
+        table::demand_table(&state, table)?;
+        Ok(state)
+    }
+
+    async fn in_store(store: Store, bound_to: &str, clock: Arc<dyn Clock>) -> Result<Self> {
+        let root = root::find_or_create(&store, bound_to, clock.as_ref()).await?;
+        Ok(Self::of(store, root, clock))
+    }
+
+    fn of(store: Store, root: Root, clock: Arc<dyn Clock>) -> Self {
+        let writer = format!("freshet {} {}", env!("CARGO_PKG_VERSION"), clock.fresh_id());
+        Self { store, clock, id: root.id, writer, pace: PACE, read_only: false }
+    }
+
+    fn chain(&self, table: &TableName) -> Chain {
+        Chain::new(self.store.clone(), names::chain_folder(table), self.pace)
+    }
+
+    /// The table whose chain a folder holds; None where the folder holds no entry.
+    async fn table_in(&self, folder: String) -> Result<Option<TableName>> {
+        let Some(bytes) = self.store.read(&format!("{folder}/{}", names::entry_name(1))).await? else {
+            return Ok(None);
+        };
+        let place = |error: Error| error.in_file(format!("{}/{folder}", self.store.describe()));
+        match Envelope::from_bytes(1, &bytes).map_err(place)?.entry {
+            Entry::Opened(opened) => Ok(Some(opened.table)),
+            _ => Err(place(entry::damaged(1, "the chain does not begin with what opens it"))),
+        }
+    }
+}
+
+/// The folder that a location names.
+fn folder_path(location: &str) -> Result<PathBuf> {
+    let wrong = || {
+        Error::user(format!("`{location}` is no place for a ledger"))
+            .hint("`ledger` in freshet.yaml is a folder or a file:// URL")
+    };
+    let path = if location.contains("://") {
+        let url = url::Url::parse(location).map_err(|error| wrong().because(error))?;
+        if url.scheme() != "file" {
+            return Err(wrong());
+        }
+        url.to_file_path().map_err(|()| wrong())?
+    } else if location.is_empty() {
+        return Err(wrong());
+    } else {
+        PathBuf::from(location)
+    };
+    std::path::absolute(path).map_err(|error| wrong().because(error))
+}

@@ -1,0 +1,81 @@
+//! The names of objects in a ledger. Whatever a table is called, its folder is one harmless path segment.
+
+use crate::change::TableName;
+
+/// The entry that says whose ledger it is.
+pub(super) const ROOT: &str = "ledger.json";
+
+/// The folder with a folder for each database.
+pub(super) const TABLES: &str = "tables";
+
+/// File systems allow 255 bytes to a segment; longer names are cut and told apart by a hash.
+const SEGMENT_BYTES_MAX: usize = 200;
+
+/// The folder of a table's chain.
+pub(super) fn chain_folder(table: &TableName) -> String {
+    format!("{TABLES}/{}/{}", segment(&table.database), segment(&table.table))
+}
+
+/// The name of an entry in its chain's folder: names sort as numbers do.
+pub(super) fn entry_name(number: u64) -> String {
+    format!("{number:020}.json")
+}
+
+/// The number of the entry with this name; None for whatever else lies about in a chain's folder.
+pub(super) fn entry_number(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".json")?;
+    let plain = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if plain { digits.parse().ok() } else { None }
+}
+
+/// The name with every byte but letters, digits, `-` and `_` as `%` and two hex digits.
+fn segment(name: &str) -> String {
+    let mut encoded = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    if encoded.is_empty() || encoded.len() > SEGMENT_BYTES_MAX {
+        let start = encoded.get(..SEGMENT_BYTES_MAX / 2).unwrap_or_default();
+        let hash = blake3::hash(name.as_bytes()).to_hex();
+        return format!("{start}~{}", hash.get(..32).unwrap_or_default());
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn hostile_names_become_one_harmless_segment_each_and_stay_apart() {
+        let long = "가".repeat(64);
+        let longer = format!("{long}a");
+        let names =
+            ["users", "a\"b; drop", "..", ".", "", "x/y", "x%2Fy", "사용자", "a\0b", "~", "c:\\d", &long, &longer];
+        let segments: HashSet<String> = names.iter().map(|name| segment(name)).collect();
+        assert_eq!(segments.len(), names.len(), "{segments:?}");
+        for segment in &segments {
+            assert!(!segment.is_empty() && segment.len() <= 255);
+            assert!(segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_%~".contains(&b)), "{segment}");
+        }
+        assert_eq!(segment("x/y"), "x%2Fy");
+        assert_eq!(chain_folder(&TableName::new("..", "t")), "tables/%2E%2E/t");
+    }
+
+    #[test]
+    fn entry_names_sort_as_their_numbers_and_are_read_back() {
+        let names: Vec<String> = [1, 9, 10, u64::MAX].into_iter().map(entry_name).collect();
+        assert!(names.is_sorted(), "{names:?}");
+        assert_eq!(entry_number(&names[2]), Some(10));
+        assert_eq!(entry_number(&names[3]), Some(u64::MAX));
+        for other in [".tmp-1", "1.json", "0000000000000000000x.json", "99999999999999999999.json", ".json", "가.json"]
+        {
+            assert_eq!(entry_number(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! What a table's chain amounts to: the fold of its entries, in their order. Pure: no I/O, no clock.
+//!
+//! All files of a table are kept in memory, by their 16-byte ids, with the location of each; segments on
+//! disk come with compaction. An entry that no writer of this protocol can have written at its place makes
+//! the chain a damaged one; the state then stays as it was before it.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use crate::batch::{CommitOutcome, MergeAttempt, MergeCounts};
+use crate::change::FileId;
+use crate::config::{Mode, TargetRules};
+use crate::error::{Error, Result};
+
+use super::entry::{Entry, FileEntry, Intent, Opened, damaged};
+
+/// How many of the latest files [`State::set_aside_recently`] looks back on.
+pub const RECENT_FILES: usize = 100;
+
+/// Where a file stands; a file the chain does not name, or only in lost intents, stands nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileState {
+    /// In an intent without an outcome.
+    Claimed {
+        /// The number of the intent's entry.
+        intent: u64,
+    },
+    /// Its rows are visible.
+    Committed,
+    /// It cannot be used.
+    SetAside,
+    /// It was overwritten before it was read.
+    Superseded,
+    /// It was deleted before it was read.
+    Gone,
+}
+
+/// A file that cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    /// The file.
+    pub file: FileEntry,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// The fold of a chain's entries from number 1 up to [`head`](State::head).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    head: u64,
+    opened: Option<Opened>,
+    files: HashMap<FileId, Seen>,
+    locations: HashMap<String, Version>,
+    /// Every attempt ever named, of batches and of merges, with its entry's number.
+    attempts: HashMap<String, u64>,
+    open_intents: BTreeMap<u64, Intent>,
+    outcomes: BTreeMap<u64, CommitOutcome>,
+    /// Attempts by the number of their intent.
+    unmerged: BTreeMap<u64, String>,
+    open_merge: Option<(u64, MergeAttempt)>,
+    merged: BTreeMap<u64, MergeCounts>,
+    source_columns: Vec<String>,
+    /// The highest committed intent's number and fingerprint.
+    transform: Option<(u64, String)>,
+    files_committed: u64,
+    rows_committed: u64,
+    set_aside: Vec<SetAside>,
+    /// Those of the first intent.
+    rules: Option<TargetRules>,
+    /// Whether each of the latest files with a final state was set aside.
+    recent: VecDeque<bool>,
+}
+
+/// What is kept of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    state: Option<FileState>,
+    time_ms: i64,
+}
+
+/// The newest known version of what lies at a location.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Version {
+    size: u64,
+    modified_ms: i64,
+    version: String,
+}
+
+impl State {
+    /// Takes in the entry with this number, which must be the next one.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where the chain is damaged; nothing has changed then.
+    pub fn apply(&mut self, number: u64, entry: &Entry) -> Result<()> {
+        if self.head.checked_add(1) != Some(number) {
+            return Err(damaged(number, format!("it follows entry {}", self.head)));
+        }
+        self.check(entry).map_err(|what| damaged(number, what))?;
+        self.head = number;
+        self.take(number, entry);
+        Ok(())
+    }
+
+    /// Demands that `entry` may come next, so that nothing is written that would damage the chain.
+    pub(super) fn admit(&self, entry: &Entry) -> Result<()> {
+        self.check(entry).map_err(|what| {
+            Error::bug(format!("an entry that must not follow entry {} was to be written: {what}", self.head))
+        })
+    }
+
+    /// The number of the last entry; 0 where there is none.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// What was fixed when the chain was opened; None where it has no entries.
+    pub fn opened(&self) -> Option<&Opened> {
+        self.opened.as_ref()
+    }
+
+    /// The present generation; None where the chain has no entries.
+    pub fn generation(&self) -> Option<u64> {
+        self.opened.as_ref().map(|opened| opened.generation)
+    }
+
+    /// Where a file stands; None: it may be claimed.
+    pub fn file_state(&self, file: FileId) -> Option<FileState> {
+        self.files.get(&file).and_then(|seen| seen.state)
+    }
+
+    /// The time in ms under which a file was first seen. It orders the file's rows, so it must be kept
+    /// where the file is tried again.
+    pub fn first_time_ms(&self, file: FileId) -> Option<i64> {
+        self.files.get(&file).map(|seen| seen.time_ms)
+    }
+
+    /// The version of the file at `location`, where the newest file known there has this size and was
+    /// modified then. It spares reading a file only to learn that it is a known one.
+    pub fn known_file(&self, location: &str, size: u64, modified_ms: i64) -> Option<&str> {
+        let known = self.locations.get(location)?;
+        (known.size == size && known.modified_ms == modified_ms).then_some(known.version.as_str())
+    }
+
+    /// Intents without an outcome, with their numbers, in order: each is to be committed, never run again.
+    pub fn open_intents(&self) -> impl Iterator<Item = (u64, &Intent)> {
+        self.open_intents.iter().map(|(number, intent)| (*number, intent))
+    }
+
+    /// What became of the intent with this number; None where it is open or there is none.
+    pub fn outcome(&self, intent: u64) -> Option<CommitOutcome> {
+        self.outcomes.get(&intent).copied()
+    }
+
+    /// The number of the intent that names this attempt, whatever became of it.
+    pub fn intent_number(&self, attempt: &str) -> Option<u64> {
+        self.attempt_number(attempt).filter(|number| self.is_intent(*number))
+    }
+
+    /// The merge that was begun and is not known to be done, with its number.
+    pub fn open_merge(&self) -> Option<(u64, &MergeAttempt)> {
+        self.open_merge.as_ref().map(|(number, merge)| (*number, merge))
+    }
+
+    /// What the merge with this number did; None where it is open or there is none.
+    pub fn merge_counts(&self, merge: u64) -> Option<MergeCounts> {
+        self.merged.get(&merge).copied()
+    }
+
+    /// The attempts whose committed rows are in no finished merge, in the order of their intents. None in
+    /// mode `append`.
+    pub fn unmerged(&self) -> impl Iterator<Item = &str> {
+        self.unmerged.values().map(String::as_str)
+    }
+
+    /// Every column that files brought, in the order of first sight.
+    pub fn source_columns(&self) -> &[String] {
+        &self.source_columns
+    }
+
+    /// The fingerprint of the transform that made the latest committed rows.
+    pub fn last_transform(&self) -> Option<&str> {
+        self.transform.as_ref().map(|(_, fingerprint)| fingerprint.as_str())
+    }
+
+    /// What the target keeps of the changes; None before the first intent.
+    pub fn rules(&self) -> Option<&TargetRules> {
+        self.rules.as_ref()
+    }
+
+    /// How many files were committed.
+    pub fn files_committed(&self) -> u64 {
+        self.files_committed
+    }
+
+    /// How many rows their intents had.
+    pub fn rows_committed(&self) -> u64 {
+        self.rows_committed
+    }
+
+    /// The files that were set aside, oldest first.
+    pub fn set_aside(&self) -> &[SetAside] {
+        &self.set_aside
+    }
+
+    /// How many of the last [`RECENT_FILES`] files with a final state were set aside.
+    pub fn set_aside_recently(&self) -> usize {
+        self.recent.iter().filter(|set_aside| **set_aside).count()
+    }
+
+    /// Says what is wrong with `entry` as the next one.
+    fn check(&self, entry: &Entry) -> Result<(), String> {
+        let opened = match (entry, &self.opened) {
+            (Entry::Opened(_), None) => return Ok(()),
+            (Entry::Opened(_), Some(_)) => return Err("it opens the chain a second time".into()),
+            (_, None) => return Err("the chain does not begin with what opens it".into()),
+            (_, Some(opened)) => opened,
+        };
+        match entry {
+            Entry::Opened(_) => Ok(()),
+            Entry::Intent(intent) => self.check_intent(intent, opened.generation),
+            Entry::Committed { intent } | Entry::Lost { intent } => self
+                .is_intent(*intent)
+                .then_some(())
+                .ok_or_else(|| format!("it ends intent {intent}, which does not exist")),
+            Entry::SetAside { file, .. } => self.check_final(file, FileState::SetAside),
+            Entry::Superseded { file } => self.check_final(file, FileState::Superseded),
+            Entry::Gone { file } => self.check_final(file, FileState::Gone),
+            Entry::MergeIntent(merge) => self.check_merge(merge),
+            Entry::Merged { merge, .. } => {
+                let known =
+                    self.merged.contains_key(merge) || self.open_merge().is_some_and(|(open, _)| open == *merge);
+                known.then_some(()).ok_or_else(|| format!("it ends merge {merge}, which does not exist"))
+            }
+        }
+    }
+
+    fn check_intent(&self, intent: &Intent, generation: u64) -> Result<(), String> {
+        if intent.generation != generation {
+            return Err(format!("it is of generation {}, the chain of {generation}", intent.generation));
+        }
+        if intent.files.is_empty() {
+            return Err("it claims no file".into());
+        }
+        self.check_attempt(&intent.attempt.id)?;
+        let mut claimed = HashSet::new();
+        for file in &intent.files {
+            if self.file_state(file.id).is_some() || !claimed.insert(file.id) {
+                return Err(format!("it claims a second time the file {}", file.location));
+            }
+        }
+        Ok(())
+    }
+
+    /// A file may be given the state it has (the first entry counts), but no other.
+    fn check_final(&self, file: &FileEntry, state: FileState) -> Result<(), String> {
+        match self.file_state(file.id) {
+            Some(other) if other != state => Err(format!("it makes {state:?} what is {other:?}: {}", file.location)),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_merge(&self, merge: &MergeAttempt) -> Result<(), String> {
+        if let Some((open, _)) = self.open_merge() {
+            return Err(format!("it begins a merge while merge {open} is open"));
+        }
+        if merge.batches.is_empty() {
+            return Err("it merges no batch".into());
+        }
+        self.check_attempt(&merge.attempt.id)?;
+        let mut named = HashSet::new();
+        for batch in &merge.batches {
+            let waits = self.attempt_number(batch).is_some_and(|number| self.unmerged.contains_key(&number));
+            if !waits || !named.insert(batch) {
+                return Err(format!("it merges batch `{batch}`, which does not wait for it"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_attempt(&self, id: &str) -> Result<(), String> {
+        match self.attempt_number(id) {
+            Some(number) => Err(format!("its attempt `{id}` is that of entry {number}")),
+            None => Ok(()),
+        }
+    }
+
+    fn attempt_number(&self, attempt: &str) -> Option<u64> {
+        self.attempts.get(attempt).copied()
+    }
+
+    fn is_intent(&self, number: u64) -> bool {
+        self.open_intents.contains_key(&number) || self.outcomes.contains_key(&number)
+    }
+
+    /// Takes in an entry that was checked.
+    fn take(&mut self, number: u64, entry: &Entry) {
+        match entry {
+            Entry::Opened(opened) => self.opened = Some(opened.clone()),
+            Entry::Intent(intent) => self.take_intent(number, intent),
+            Entry::Committed { intent } => self.take_outcome(*intent, CommitOutcome::Committed),
+            Entry::Lost { intent } => self.take_outcome(*intent, CommitOutcome::Lost),
+            Entry::SetAside { file, reason } => {
+                if self.take_final(file, FileState::SetAside) {
+                    self.set_aside.push(SetAside { file: file.clone(), reason: reason.clone() });
+                }
+            }
+            Entry::Superseded { file } => _ = self.take_final(file, FileState::Superseded),
+            Entry::Gone { file } => _ = self.take_final(file, FileState::Gone),
+            Entry::MergeIntent(merge) => {
+                self.attempts.insert(merge.attempt.id.clone(), number);
+                self.open_merge = Some((number, merge.clone()));
+            }
+            Entry::Merged { merge, counts } => self.take_merged(*merge, *counts),
+        }
+    }
+
+    fn take_intent(&mut self, number: u64, intent: &Intent) {
+        for file in &intent.files {
+            self.see(file, FileState::Claimed { intent: number });
+        }
+        for column in &intent.source_columns {
+            if !self.source_columns.contains(column) {
+                self.source_columns.push(column.clone());
+            }
+        }
+        self.rules.get_or_insert_with(|| intent.rules.clone());
+        self.attempts.insert(intent.attempt.id.clone(), number);
+        self.open_intents.insert(number, intent.clone());
+        if intent.prepared.rows == 0 {
+            self.take_outcome(number, CommitOutcome::Committed);
+        }
+    }
+
+    /// Ends an intent; of several outcomes the first counts.
+    fn take_outcome(&mut self, number: u64, outcome: CommitOutcome) {
+        let Some(intent) = self.open_intents.remove(&number) else { return };
+        self.outcomes.insert(number, outcome);
+        for file in &intent.files {
+            if let Some(seen) = self.files.get_mut(&file.id) {
+                seen.state = match outcome {
+                    CommitOutcome::Committed => Some(FileState::Committed),
+                    CommitOutcome::Lost => None,
+                };
+            }
+        }
+        if outcome == CommitOutcome::Committed {
+            self.take_committed(number, intent);
+        }
+    }
+
+    fn take_committed(&mut self, number: u64, intent: Intent) {
+        for _ in &intent.files {
+            self.files_committed = self.files_committed.saturating_add(1);
+            self.remember(false);
+        }
+        let rows = intent.prepared.rows;
+        self.rows_committed = self.rows_committed.saturating_add(rows);
+        if self.transform.as_ref().is_none_or(|(latest, _)| *latest < number) {
+            self.transform = Some((number, intent.transform));
+        }
+        let merges = intent.rules.mode == Mode::Merge;
+        if merges && rows > 0 {
+            self.unmerged.insert(number, intent.attempt.id);
+        }
+    }
+
+    /// Gives a file its final state and tells whether that is new.
+    fn take_final(&mut self, file: &FileEntry, state: FileState) -> bool {
+        let new = self.file_state(file.id).is_none();
+        if new {
+            self.see(file, state);
+            self.remember(state == FileState::SetAside);
+        }
+        new
+    }
+
+    fn take_merged(&mut self, merge: u64, counts: MergeCounts) {
+        let Some((_, done)) = self.open_merge.take_if(|(open, _)| *open == merge) else { return };
+        for batch in &done.batches {
+            if let Some(number) = self.attempts.get(batch) {
+                self.unmerged.remove(number);
+            }
+        }
+        self.merged.insert(merge, counts);
+    }
+
+    /// Notes a file and where it stands; the time of its first sight stays.
+    fn see(&mut self, file: &FileEntry, state: FileState) {
+        let seen = self.files.entry(file.id).or_insert(Seen { state: None, time_ms: file.time_ms });
+        seen.state = Some(state);
+        let version = Version { size: file.size, modified_ms: file.modified_ms, version: file.version.clone() };
+        self.locations.insert(file.location.clone(), version);
+    }
+
+    /// Notes that one more file has a final state.
+    fn remember(&mut self, set_aside: bool) {
+        if self.recent.len() == RECENT_FILES {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(set_aside);
+    }
+}
+
+#[cfg(test)]
+mod tests;

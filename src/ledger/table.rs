@@ -1,0 +1,306 @@
+//! The chain of one table as its writers use it: claim files, say what became of them, begin and end merges.
+//!
+//! Every step reads to the head, decides on the state there, and creates the next entry; where another
+//! writer was first, it reads on and decides again. So each step may be repeated at will, by anybody.
+
+use std::sync::Arc;
+
+use crate::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
+use crate::change::{FileId, TableName};
+use crate::clock::Clock;
+use crate::config::Order;
+use crate::error::{Error, Result};
+
+use super::Ledger;
+use super::chain::{Chain, Written, next};
+use super::entry::{Entry, Envelope, FileEntry, Intent, Opened};
+use super::state::{FileState, State};
+
+/// How often in one step other writers may be first.
+const LOST_RACES_MAX: u32 = 100;
+
+/// The generation a chain begins with.
+const FIRST_GENERATION: u64 = 1;
+
+/// What the configuration says of a table that its chain must not contradict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    /// How well the order of changes is known.
+    pub order: Order,
+    /// The table's name at the sink.
+    pub target: TableName,
+}
+
+/// The answer to a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// The attempt's intent stands in the chain under this number; commit it.
+    Taken(u64),
+    /// These files are claimed by others, or done; nothing was written. The attempt must never be committed.
+    Refused(Vec<FileId>),
+}
+
+/// One table's chain, and what it amounts to as far as it was read.
+#[derive(Debug)]
+pub struct TableLedger {
+    table: TableName,
+    opening: Opening,
+    chain: Chain,
+    state: State,
+    clock: Arc<dyn Clock>,
+    writer: String,
+    read_only: bool,
+}
+
+/// What a step makes of the state at the head.
+enum Step<T> {
+    /// It is done, and this is the answer.
+    Done(T),
+    /// This entry must come next; then the step looks again.
+    Write(Entry),
+}
+
+impl TableLedger {
+    pub(super) async fn open(ledger: &Ledger, table: &TableName, opening: Opening) -> Result<Self> {
+        let mut opened = Self {
+            table: table.clone(),
+            opening,
+            chain: ledger.chain(table),
+            state: State::default(),
+            clock: Arc::clone(&ledger.clock),
+            writer: ledger.writer.clone(),
+            read_only: ledger.read_only,
+        };
+        opened.chain.read_all(&mut opened.state).await.map_err(|error| error.in_table(table))?;
+        opened.demand_opening()?;
+        Ok(opened)
+    }
+
+    /// What the chain amounts to as far as it was read.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The generation that files belong to now.
+    pub fn generation(&self) -> u64 {
+        self.state.generation().unwrap_or(FIRST_GENERATION)
+    }
+
+    /// Reads to the head.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where the chain is damaged.
+    pub async fn refresh(&mut self) -> Result<&State> {
+        self.read_on().await?;
+        Ok(&self.state)
+    }
+
+    /// Writes the intent, unless one of its files is in an intent that is not lost or has a final state.
+    /// An intent that stands in the chain already, by its attempt, is not written again.
+    ///
+    /// # Errors
+    /// [`Fenced`](crate::error::Kind::Fenced) where the intent is of another generation;
+    /// [`Retry`](crate::error::Kind::Retry) where it is not known whether the intent was written: it may
+    /// then be found among [`State::open_intents`], or be claimed again as it is.
+    pub async fn claim(&mut self, intent: Intent) -> Result<Claim> {
+        self.advance(|state| {
+            if let Some(number) = state.intent_number(&intent.attempt.id) {
+                return Ok(Step::Done(Claim::Taken(number)));
+            }
+            let generation = state.generation().unwrap_or(FIRST_GENERATION);
+            if intent.generation != generation {
+                return Err(Error::fenced(format!(
+                    "the batch is of generation {}, the table is at {generation}",
+                    intent.generation
+                )));
+            }
+            demand_rules(state, &intent)?;
+            let ids = intent.files.iter().map(|file| file.id);
+            let refused: Vec<FileId> = ids.filter(|id| state.file_state(*id).is_some()).collect();
+            if refused.is_empty() {
+                Ok(Step::Write(Entry::Intent(Box::new(intent.clone()))))
+            } else {
+                Ok(Step::Done(Claim::Refused(refused)))
+            }
+        })
+        .await
+    }
+
+    /// Says what became of an intent, and returns what counts: the first outcome in the chain.
+    ///
+    /// # Errors
+    /// [`Bug`](crate::error::Kind::Bug) where there is no such intent.
+    pub async fn finish(&mut self, intent: u64, outcome: CommitOutcome) -> Result<CommitOutcome> {
+        self.advance(|state| match state.outcome(intent) {
+            Some(first) => Ok(Step::Done(first)),
+            None => Ok(Step::Write(match outcome {
+                CommitOutcome::Committed => Entry::Committed { intent },
+                CommitOutcome::Lost => Entry::Lost { intent },
+            })),
+        })
+        .await
+    }
+
+    /// Sets a file aside, unless it has a state; returns the state that counts.
+    ///
+    /// # Errors
+    /// [`Retry`](crate::error::Kind::Retry) where the ledger cannot be written now.
+    pub async fn set_aside(&mut self, file: &FileEntry, reason: &str) -> Result<FileState> {
+        self.end_file(file, || Entry::SetAside { file: file.clone(), reason: reason.into() }).await
+    }
+
+    /// Notes that a file was overwritten before it was read, as [`set_aside`](Self::set_aside) does.
+    ///
+    /// # Errors
+    /// As those of [`set_aside`](Self::set_aside).
+    pub async fn superseded(&mut self, file: &FileEntry) -> Result<FileState> {
+        self.end_file(file, || Entry::Superseded { file: file.clone() }).await
+    }
+
+    /// Notes that a file was deleted before it was read, as [`set_aside`](Self::set_aside) does.
+    ///
+    /// # Errors
+    /// As those of [`set_aside`](Self::set_aside).
+    pub async fn gone(&mut self, file: &FileEntry) -> Result<FileState> {
+        self.end_file(file, || Entry::Gone { file: file.clone() }).await
+    }
+
+    /// The merge to be done now, with its number: the open one where there is one, whoever began it, else a
+    /// new one under `attempt` over at most `batches_max` of the batches that wait, oldest first. None where
+    /// none waits.
+    ///
+    /// # Errors
+    /// [`Bug`](crate::error::Kind::Bug) where the attempt was used before.
+    pub async fn open_merge(&mut self, attempt: &Attempt, batches_max: usize) -> Result<Option<(u64, MergeAttempt)>> {
+        self.advance(|state| {
+            if let Some((number, merge)) = state.open_merge() {
+                return Ok(Step::Done(Some((number, merge.clone()))));
+            }
+            let batches: Vec<String> = state.unmerged().take(batches_max).map(str::to_owned).collect();
+            if batches.is_empty() {
+                return Ok(Step::Done(None));
+            }
+            Ok(Step::Write(Entry::MergeIntent(MergeAttempt { attempt: attempt.clone(), batches })))
+        })
+        .await
+    }
+
+    /// Says that a merge is done, and returns what it did by the first entry that says so.
+    ///
+    /// # Errors
+    /// [`Bug`](crate::error::Kind::Bug) where there is no such merge.
+    pub async fn finish_merge(&mut self, merge: u64, counts: MergeCounts) -> Result<MergeCounts> {
+        self.advance(|state| match state.merge_counts(merge) {
+            Some(first) => Ok(Step::Done(first)),
+            None => Ok(Step::Write(Entry::Merged { merge, counts })),
+        })
+        .await
+    }
+
+    async fn end_file(&mut self, file: &FileEntry, entry: impl Fn() -> Entry) -> Result<FileState> {
+        self.advance(|state| match state.file_state(file.id) {
+            Some(first) => Ok(Step::Done(first)),
+            None => Ok(Step::Write(entry())),
+        })
+        .await
+    }
+
+    /// Takes a step: see the head of this file.
+    async fn advance<T>(&mut self, decide: impl Fn(&State) -> Result<Step<T>>) -> Result<T> {
+        self.read_on().await?;
+        let mut lost_races = 0;
+        while lost_races < LOST_RACES_MAX {
+            match decide(&self.state).map_err(|error| error.in_table(&self.table))? {
+                Step::Done(answer) => return Ok(answer),
+                Step::Write(entry) => {
+                    if self.append(entry).await? == Written::Taken {
+                        lost_races += 1;
+                    }
+                }
+            }
+        }
+        Err(Error::retry("other writers were always first to write the table's next entry")
+            .in_table(&self.table)
+            .hint("fewer daemons on one table leave each more room"))
+    }
+
+    /// Tries to make `entry` the next one, or, in an empty chain, the entry that must come before it.
+    async fn append(&mut self, entry: Entry) -> Result<Written> {
+        if self.read_only {
+            return Err(Error::bug("a ledger that was opened for reading was to be written").in_table(&self.table));
+        }
+        let entry = if self.state.opened().is_some() { entry } else { Entry::Opened(self.opened()) };
+        self.state.admit(&entry).map_err(|error| error.in_table(&self.table))?;
+        let envelope = Envelope {
+            nonce: self.clock.fresh_id().to_string(),
+            written_at: self.clock.now(),
+            writer: self.writer.clone(),
+            entry,
+        };
+        let number = next(&self.state)?;
+        let written = self.chain.create(number, &envelope).await.map_err(|error| error.in_table(&self.table))?;
+        match written {
+            Written::Mine => self.state.apply(number, &envelope.entry)?,
+            Written::Taken => self.read_on().await?,
+        }
+        Ok(written)
+    }
+
+    async fn read_on(&mut self) -> Result<()> {
+        self.chain.read_on(&mut self.state).await.map_err(|error| error.in_table(&self.table))?;
+        self.demand_opening()
+    }
+
+    fn opened(&self) -> Opened {
+        let Opening { order, target } = self.opening.clone();
+        Opened { table: self.table.clone(), generation: FIRST_GENERATION, order, target }
+    }
+
+    /// Demands that the chain was opened as the configuration has it, if it was opened.
+    fn demand_opening(&self) -> Result<()> {
+        demand_table(&self.state, &self.table)?;
+        let Some(opened) = self.state.opened() else { return Ok(()) };
+        let Opening { order, target } = &self.opening;
+        let (what, was, is) = if opened.order != *order {
+            ("order", word(&opened.order), word(order))
+        } else if opened.target != *target {
+            ("target", opened.target.to_string(), target.to_string())
+        } else {
+            return Ok(());
+        };
+        Err(Error::user(format!("the table was begun with {what} `{was}`, and is configured with `{is}`"))
+            .in_table(&self.table)
+            .hint(format!("set `{what}: {was}` for the table, or begin anew with another `ledger` and `target`")))
+    }
+}
+
+/// Demands that the chain is that of this table: a case-blind folder gives two tables one chain.
+pub(super) fn demand_table(state: &State, table: &TableName) -> Result<()> {
+    match state.opened() {
+        Some(opened) if opened.table != *table => {
+            Err(Error::user(format!("the ledger keeps the table under the name of another, {}", opened.table))
+                .in_table(table)
+                .hint("keep the ledger where names that differ only in case stay apart"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Demands that an intent keeps what the chain's first intent kept.
+fn demand_rules(state: &State, intent: &Intent) -> Result<()> {
+    match state.rules() {
+        Some(begun) if !begun.same_as(&intent.rules) => {
+            Err(Error::user(format!("the table was begun as {begun}, and is now {}", intent.rules))
+                .hint("undo the change, or begin anew with another `ledger` and `target`"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The word that stands for a value in freshet.yaml.
+fn word(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,195 @@
+//! One batch from its files to the commit: open, transform, prepare, claim, commit.
+//!
+//! A data error costs only its own file: the file is tried again by itself and then set aside, and the
+//! others go on without it.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use futures::StreamExt;
+
+use crate::batch::CommitOutcome;
+use crate::catalog::opened::{OpenedFile, Opener};
+use crate::change::{ChangeFile, FileId};
+use crate::config::{CsvConfig, TargetRules};
+use crate::error::{Error, Kind, Result};
+use crate::ledger::{Claim, FileEntry, Intent};
+use crate::pipeline::report::{Progress, TableReport};
+use crate::pipeline::rows::{self, Group};
+use crate::pipeline::table_run::{TableRun, patiently};
+
+/// Files opened at once.
+const FILES_AT_ONCE: usize = 4;
+/// How often the rows of one batch may turn out lost before the table stops.
+const LOST_MAX: u32 = 3;
+
+/// What became of one try at a batch.
+enum Outcome {
+    /// The files are committed, by this try or by another process.
+    Done,
+    /// These are to be tried again: nothing of them was committed.
+    Again(Vec<Vec<ChangeFile>>),
+}
+
+impl TableRun<'_> {
+    /// Carries these files, in one commit or, where some cannot be used, in several.
+    ///
+    /// # Errors
+    /// What stops the table.
+    pub(super) async fn carry(&mut self, files: Vec<ChangeFile>, report: &mut TableReport) -> Result<()> {
+        let mut lost = 0;
+        let mut waiting = vec![files];
+        while let Some(files) = waiting.pop() {
+            if files.is_empty() {
+                continue;
+            }
+            match self.try_batch(&files, report).await {
+                Ok(Outcome::Done) => {}
+                Ok(Outcome::Again(parts)) => {
+                    lost += 1;
+                    if lost > LOST_MAX {
+                        return Err(Error::retry("the batch's prepared rows were lost again and again"));
+                    }
+                    waiting.extend(parts);
+                }
+                Err(error) if error.kind() == Kind::Data => waiting.extend(self.blame(files, error, report).await?),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the file a data error belongs to, and says what to try next.
+    async fn blame(
+        &mut self,
+        files: Vec<ChangeFile>,
+        error: Error,
+        report: &mut TableReport,
+    ) -> Result<Vec<Vec<ChangeFile>>> {
+        let named = error.place().file.as_ref().and_then(|name| files.iter().position(|file| file.location == *name));
+        let culprit = named.or((files.len() == 1).then_some(0));
+        let Some(culprit) = culprit else {
+            // The error names no file: halves tell which half it is in.
+            let half = files.len() / 2;
+            return Ok(vec![files[half..].to_vec(), files[..half].to_vec()]);
+        };
+        let mut others = files;
+        let file = others.remove(culprit);
+        let tries = self.tries.entry(file.id()).or_default();
+        *tries += 1;
+        if *tries < self.pipeline.config.pipeline.retry_attempts {
+            return Ok(vec![vec![file], others]);
+        }
+        self.set_aside(&file, error.in_file(&file.location), report).await?;
+        Ok(vec![others])
+    }
+
+    async fn try_batch(&mut self, files: &[ChangeFile], report: &mut TableReport) -> Result<Outcome> {
+        let opened = self.open_files(files, report).await?;
+        if opened.is_empty() {
+            return Ok(Outcome::Done);
+        }
+        let files: Vec<ChangeFile> = opened.iter().map(|file| file.file.clone()).collect();
+        let columns = source_columns(&opened);
+        let groups = self.groups(opened).await?;
+        let rules = self.rules(&groups)?;
+        let target = self.target(&rules);
+        let attempt = self.attempt();
+        let rows = rows::unite(&self.session, &self.table, groups).await?;
+        let prepared = self.pipeline.sink.prepare(&target, &attempt, rows, &self.session).await?;
+        let intent = Intent {
+            attempt,
+            generation: self.ledger.generation(),
+            files: files.iter().map(FileEntry::from).collect(),
+            prepared: prepared.clone(),
+            transform: self.transform.fingerprint(),
+            source_columns: columns,
+            rules,
+        };
+        let number = match self.ledger.claim(intent).await? {
+            Claim::Taken(number) => number,
+            Claim::Refused(claimed) => return Ok(Outcome::Again(vec![self.unclaimed(&files, &claimed)])),
+        };
+        match self.commit(&target, number, &prepared).await? {
+            CommitOutcome::Committed => self.committed(&files, prepared.rows, report),
+            CommitOutcome::Lost => return Ok(Outcome::Again(vec![files])),
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// What is left when another process has claimed some of the files.
+    fn unclaimed(&self, files: &[ChangeFile], claimed: &[FileId]) -> Vec<ChangeFile> {
+        files.iter().filter(|file| !claimed.contains(&file.id())).cloned().collect()
+    }
+
+    /// Opens the files side by side. One that cannot be read now is left for the next run.
+    async fn open_files(&mut self, files: &[ChangeFile], report: &mut TableReport) -> Result<Vec<Arc<OpenedFile>>> {
+        let opening: Vec<_> = files
+            .iter()
+            .map(|file| open_patiently(self.pipeline.opener.clone(), file.clone(), self.config.csv.clone()))
+            .collect();
+        let results: Vec<_> = futures::stream::iter(opening).buffered(FILES_AT_ONCE).collect().await;
+        let mut opened = Vec::with_capacity(results.len());
+        for result in results {
+            match result {
+                Ok(file) => opened.push(Arc::new(file)),
+                Err(error) if error.kind() == Kind::Retry => {
+                    self.tell(&Progress::Left { error: &error });
+                    report.left.push(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Files of equal schema together, each with the transform planned for it.
+    async fn groups(&mut self, opened: Vec<Arc<OpenedFile>>) -> Result<Vec<Group>> {
+        for file in &opened {
+            self.learn(file);
+        }
+        let mut groups: Vec<(SchemaRef, Group)> = Vec::new();
+        for file in opened {
+            if let Some((_, group)) = groups.iter_mut().find(|(schema, _)| *schema == file.schema) {
+                group.files.push(file);
+                continue;
+            }
+            let planned = self.planned(&file).await?;
+            groups.push((Arc::clone(&file.schema), Group { planned, files: vec![file] }));
+        }
+        Ok(groups.into_iter().map(|(_, group)| group).collect())
+    }
+
+    /// Mode and key, which must be the same for all schemas and for ever.
+    fn rules(&self, groups: &[Group]) -> Result<TargetRules> {
+        let of = |group: &Group| TargetRules {
+            mode: group.planned.settled.mode,
+            key: group.planned.settled.key.clone(),
+            on_delete: self.config.on_delete,
+        };
+        let first = groups.first().map(of).ok_or_else(|| Error::bug("a batch without groups"))?;
+        let begun = self.ledger.state().rules().unwrap_or(&first);
+        for rules in groups.iter().map(of) {
+            if !rules.same_as(begun) {
+                return Err(Error::user(format!("the table was begun as {begun}, and is now {rules}"))
+                    .in_query(self.transform.query_name())
+                    .hint("undo the change, or begin anew with another `ledger` and `target`"));
+            }
+        }
+        Ok(begun.clone())
+    }
+}
+
+async fn open_patiently(opener: Opener, file: ChangeFile, csv: CsvConfig) -> Result<OpenedFile> {
+    patiently(|| opener.open(file.clone(), &csv)).await
+}
+
+fn source_columns(opened: &[Arc<OpenedFile>]) -> Vec<String> {
+    let mut columns: Vec<String> = Vec::new();
+    for field in opened.iter().flat_map(|file| file.schema.fields().iter()) {
+        if !columns.contains(field.name()) {
+            columns.push(field.name().clone());
+        }
+    }
+    columns
+}

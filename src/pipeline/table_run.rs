@@ -1,0 +1,284 @@
+//! One table's run: finish what is open, carry its files batch by batch, merge.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::prelude::SessionContext;
+
+use crate::batch::{self, Attempt, CommitOutcome};
+use crate::catalog::opened::OpenedFile;
+use crate::change::{ChangeFile, FileId, TableName};
+use crate::config::{Mode, TableConfig, TargetRules};
+use crate::error::{Error, Kind, Result};
+use crate::ledger::{FileEntry, FileState, Opening, TableLedger};
+use crate::pipeline::Pipeline;
+use crate::pipeline::report::{Progress, TableReport};
+use crate::pipeline::setup;
+use crate::sink::Target;
+use crate::transform::place::UNKNOWN_COLUMN;
+use crate::transform::planned::{Planned, Transform};
+
+/// Tries of a step that another time may succeed.
+const TRIES_MAX: u32 = 4;
+/// The pause after the first failed try; each further one is twice as long.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Most batches of one merge.
+const MERGED_BATCHES_MAX: usize = 1_000;
+/// Rows after which a merge does not wait for the other batches.
+const UNMERGED_ROWS_MAX: u64 = 5_000_000;
+/// Files looked at for a column that the SQL names and no file of the batch has.
+const FILES_ASKED_MAX: usize = 8;
+/// Of how many files the error threshold speaks.
+const THRESHOLD_FILES: f64 = 100.0;
+
+/// One table while it runs.
+pub struct TableRun<'a> {
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) table: TableName,
+    pub(super) config: TableConfig,
+    pub(super) transform: Transform,
+    pub(super) session: SessionContext,
+    pub(super) ledger: TableLedger,
+    /// Files not yet in a batch, in the order of their time.
+    pending: Vec<ChangeFile>,
+    plans: HashMap<SchemaRef, Arc<Planned>>,
+    /// Columns of the table, as far as files showed them.
+    known: Vec<String>,
+    /// Data errors of each file so far.
+    pub(super) tries: HashMap<FileId, u32>,
+    finished: HashSet<FileId>,
+    unmerged_rows: u64,
+}
+
+impl<'a> TableRun<'a> {
+    /// Reads the table's chain and its SQL; nothing is written.
+    ///
+    /// # Errors
+    /// Whatever stops the table from the start.
+    pub async fn open(
+        pipeline: &'a Pipeline,
+        table: &TableName,
+        files: Vec<ChangeFile>,
+        runtime: Arc<RuntimeEnv>,
+    ) -> Result<Self> {
+        let config = pipeline.config.table(table).ok_or_else(|| Error::bug("an unlisted table was run"))?.clone();
+        let transform = setup::transform(&pipeline.config, table, &config)?;
+        let opening = Opening { order: config.order, target: setup::target_name(table, &config) };
+        let ledger = pipeline.ledger.table(table, opening).await?;
+        let (pending, old): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|file| ledger.state().file_state(file.id()).is_none());
+        let done = |file: &ChangeFile| !matches!(ledger.state().file_state(file.id()), Some(FileState::Claimed { .. }));
+        let finished = old.iter().filter(|file| done(file)).map(ChangeFile::id).collect();
+        let session = setup::session(runtime, &table.database);
+        let known = ledger.state().source_columns().to_vec();
+        Ok(Self {
+            pipeline,
+            table: table.clone(),
+            config,
+            transform,
+            session,
+            ledger,
+            pending,
+            plans: HashMap::new(),
+            known,
+            tries: HashMap::new(),
+            finished,
+            unmerged_rows: 0,
+        })
+    }
+
+    /// Runs the table until it has no more files.
+    ///
+    /// # Errors
+    /// What stops the table; what it did until then is in the report.
+    pub async fn run(&mut self, report: &mut TableReport) -> Result<()> {
+        self.recover(report).await?;
+        if !self.pending.is_empty() {
+            self.tell(&Progress::TableStarted { table: &self.table, files: self.pending.len() });
+        }
+        let limits = self.pipeline.config.pipeline.limits;
+        let mut batches = batch::cut(&self.table, std::mem::take(&mut self.pending), &limits);
+        batches.reverse();
+        let mut outcome = Ok(());
+        while let Some(batch) = batches.pop() {
+            if outcome.is_err() || self.pipeline.shutdown.is_cancelled() {
+                break;
+            }
+            self.pending = batches.iter().rev().flat_map(|batch| batch.files.iter().cloned()).collect();
+            outcome = self.carry(batch.files, report).await;
+            if outcome.is_ok() && self.unmerged_rows > UNMERGED_ROWS_MAX {
+                outcome = self.merge(report).await;
+            }
+        }
+        // What was committed is merged even where a later batch stopped the table.
+        let merged = self.merge(report).await;
+        report.rows = self.row_counts().await;
+        outcome.and(merged)
+    }
+
+    /// Files that are done: committed, or in another final state.
+    pub fn done(self) -> HashSet<FileId> {
+        self.finished
+    }
+
+    pub(super) fn tell(&self, progress: &Progress<'_>) {
+        self.pipeline.observer.tell(progress);
+    }
+
+    /// Commits again what an earlier run, or another process, left open. Never runs it again.
+    async fn recover(&mut self, report: &mut TableReport) -> Result<()> {
+        let open: Vec<_> =
+            self.ledger.state().open_intents().map(|(number, intent)| (number, intent.clone())).collect();
+        for (number, intent) in open {
+            let target = self.target(&intent.rules);
+            let outcome = self.commit(&target, number, &intent.prepared).await?;
+            if outcome == CommitOutcome::Committed {
+                self.finished.extend(intent.files.iter().map(|file| file.id));
+                report.files += intent.files.len() as u64;
+                report.changes += intent.prepared.rows;
+                report.batches += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The target, under the rules it was begun with.
+    pub(super) fn target(&self, rules: &TargetRules) -> Target {
+        Target {
+            source: self.table.clone(),
+            name: setup::target_name(&self.table, &self.config),
+            mode: rules.mode,
+            key: rules.key.clone(),
+            on_delete: rules.on_delete,
+        }
+    }
+
+    pub(super) fn attempt(&self) -> Attempt {
+        Attempt { id: self.pipeline.clock.fresh_id().to_string(), loaded_at: self.pipeline.clock.now() }
+    }
+
+    /// Commits what the intent names and writes down what became of it.
+    pub(super) async fn commit(
+        &mut self,
+        target: &Target,
+        number: u64,
+        prepared: &crate::batch::Prepared,
+    ) -> Result<CommitOutcome> {
+        let sink = Arc::clone(&self.pipeline.sink);
+        let outcome = patiently(|| sink.commit(target, number, prepared)).await?;
+        self.ledger.finish(number, outcome).await
+    }
+
+    /// Merges every batch that waits.
+    async fn merge(&mut self, report: &mut TableReport) -> Result<()> {
+        let Some(rules) = self.ledger.state().rules().cloned() else { return Ok(()) };
+        if rules.mode != Mode::Merge {
+            return Ok(());
+        }
+        let target = self.target(&rules);
+        while let Some((number, merge)) = self.ledger.open_merge(&self.attempt(), MERGED_BATCHES_MAX).await? {
+            let sink = Arc::clone(&self.pipeline.sink);
+            let session = self.session.clone();
+            let counts = patiently(|| sink.merge(&target, &merge, &session)).await?;
+            let counts = self.ledger.finish_merge(number, counts).await?;
+            report.merged.inserted += counts.inserted;
+            report.merged.updated += counts.updated;
+            report.merged.deleted += counts.deleted;
+            self.tell(&Progress::Merged { table: &self.table, counts });
+        }
+        self.unmerged_rows = 0;
+        Ok(())
+    }
+
+    async fn row_counts(&self) -> Vec<(String, u64)> {
+        match self.ledger.state().rules() {
+            Some(rules) => self.pipeline.sink.row_counts(&self.target(rules)).await.unwrap_or_default(),
+            None => Vec::new(),
+        }
+    }
+
+    /// The transform for files of this schema, planned once.
+    pub(super) async fn planned(&mut self, file: &OpenedFile) -> Result<Arc<Planned>> {
+        if let Some(planned) = self.plans.get(&file.schema) {
+            return Ok(Arc::clone(planned));
+        }
+        self.learn(file);
+        let planned = match self.transform.plan(&self.session, &file.schema, &self.known).await {
+            Err(error) if error.message().starts_with(UNKNOWN_COLUMN) && self.ask_pending_files().await => {
+                self.transform.plan(&self.session, &file.schema, &self.known).await
+            }
+            planned => planned,
+        };
+        let planned = Arc::new(planned?);
+        self.plans.insert(Arc::clone(&file.schema), Arc::clone(&planned));
+        Ok(planned)
+    }
+
+    /// Takes note of the columns a file has.
+    pub(super) fn learn(&mut self, file: &OpenedFile) {
+        for field in file.schema.fields() {
+            if !self.known.contains(field.name()) {
+                self.known.push(field.name().clone());
+            }
+        }
+    }
+
+    /// Looks at the newest files that wait for columns not yet known: an older file may lack what the SQL
+    /// names. Says whether any was found.
+    async fn ask_pending_files(&mut self) -> bool {
+        let before = self.known.len();
+        let newest: Vec<_> = self.pending.iter().rev().take(FILES_ASKED_MAX).cloned().collect();
+        for file in newest {
+            if let Ok(opened) = self.pipeline.opener.open(file, &self.config.csv).await {
+                self.learn(&opened);
+            }
+            if self.known.len() > before {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes note of committed files.
+    pub(super) fn committed(&mut self, files: &[ChangeFile], rows: u64, report: &mut TableReport) {
+        self.finished.extend(files.iter().map(ChangeFile::id));
+        self.unmerged_rows += rows;
+        report.files += files.len() as u64;
+        report.changes += rows;
+        report.batches += 1;
+        self.tell(&Progress::BatchCommitted { table: &self.table, files: files.len(), rows });
+    }
+
+    /// Sets a file aside, unless too many were: then the table stops before it.
+    pub(super) async fn set_aside(&mut self, file: &ChangeFile, error: Error, report: &mut TableReport) -> Result<()> {
+        let most = self.pipeline.config.pipeline.error_threshold * THRESHOLD_FILES;
+        let recently = u32::try_from(self.ledger.state().set_aside_recently()).unwrap_or(u32::MAX);
+        if f64::from(recently) + 1.0 > most {
+            return Err(error
+                .with_kind(Kind::User)
+                .hint(format!("{recently} of the table's last 100 files were set aside; the table stops rather than lose more. Mend the cause, then run again")));
+        }
+        let reason = error.report();
+        self.ledger.set_aside(&FileEntry::from(file), &reason).await?;
+        self.finished.insert(file.id());
+        self.tell(&Progress::SetAside { table: &self.table, error: &error });
+        report.set_aside.push(error);
+        Ok(())
+    }
+}
+
+/// Tries a step again, after growing pauses, while it asks for that.
+pub(super) async fn patiently<T, F: Future<Output = Result<T>>>(mut step: impl FnMut() -> F) -> Result<T> {
+    let mut pause = PAUSE;
+    for _ in 1..TRIES_MAX {
+        match step().await {
+            Err(error) if error.kind() == Kind::Retry => tokio::time::sleep(pause).await,
+            outcome => return outcome,
+        }
+        pause *= 2;
+    }
+    step().await
+}

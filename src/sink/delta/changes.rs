@@ -1,0 +1,107 @@
+//! The changes to be merged: rows of the log, reduced to the latest of each key.
+
+use std::sync::Arc;
+
+use datafusion::functions_window::expr_fn::row_number;
+use datafusion::logical_expr::{ExprFunctionExt, ident, lit};
+use datafusion::prelude::{DataFrame, SessionContext};
+use deltalake::DeltaTable;
+use deltalake::delta_datafusion::FileSelection;
+
+use super::columns::{self, same};
+use super::place::TableFolder;
+use super::trouble;
+use crate::error::Result;
+use crate::sink::Column;
+
+/// Whether the change is a delete; a column beside the log's own.
+pub(super) const IS_DELETE: &str = "__freshet_is_delete";
+const RANK: &str = "__freshet_rank";
+
+/// The latest change of each key among the rows of these batches, with [`IS_DELETE`]; None where no file of the
+/// log can hold such rows.
+///
+/// `key` are names of log columns as the log spells them. A file is read only if the bounds of its `_cdc_batch`
+/// admit one of the batches.
+pub(super) async fn latest(
+    folder: &TableFolder,
+    log: &DeltaTable,
+    batches: &[String],
+    key: &[Column],
+    session: &SessionContext,
+) -> Result<Option<DataFrame>> {
+    let failed = |cause| trouble::query(folder, "read", cause);
+    let files = files_with(folder, log, batches)?;
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let rows = read_files(folder, log, files, session).await?;
+    let mine = ident(columns::BATCH).in_list(batches.iter().map(|batch| lit(batch.as_str())).collect(), false);
+    let rank = row_number()
+        .partition_by(key.iter().map(|column| ident(&column.name)).collect())
+        .order_by(vec![ident(columns::SEQUENCE).sort(false, false)])
+        .build()
+        .map_err(failed)?
+        .alias(RANK);
+    let mut kept: Vec<_> = columns::of_table(log)?.iter().map(|column| ident(&column.name)).collect();
+    kept.push(ident(columns::OPERATION).eq(lit("D")).alias(IS_DELETE));
+    let latest = rows
+        .filter(mine)
+        .and_then(|rows| rows.window(vec![rank]))
+        .and_then(|rows| rows.filter(ident(RANK).eq(lit(1_u64))))
+        .and_then(|rows| rows.select(kept))
+        .map_err(failed)?;
+    Ok(Some(latest))
+}
+
+/// A table's rows, of some of its files only.
+pub(super) async fn read_files(
+    folder: &TableFolder,
+    table: &DeltaTable,
+    files: Vec<String>,
+    session: &SessionContext,
+) -> Result<DataFrame> {
+    let failed = |cause| trouble::query(folder, "read", cause);
+    let state = Arc::new(session.state());
+    table.update_datafusion_session(state.as_ref()).map_err(|cause| trouble::delta(folder, "read", cause))?;
+    let selection = FileSelection::from_file_paths(files);
+    let provider = table.table_provider().with_session(state).with_file_selection(selection).await.map_err(failed)?;
+    session.read_table(provider).map_err(failed)
+}
+
+/// The log's files that may hold rows of these batches.
+fn files_with(folder: &TableFolder, log: &DeltaTable, batches: &[String]) -> Result<Vec<String>> {
+    let state = log.snapshot().map_err(|cause| trouble::delta(folder, "read", cause))?;
+    let files = state.log_data().into_iter().filter(|file| may_hold(file.stats().as_deref(), batches));
+    Ok(files.map(|file| file.path().into_owned()).collect())
+}
+
+/// Whether a file with these statistics may hold a row of one of the batches.
+fn may_hold(statistics: Option<&str>, batches: &[String]) -> bool {
+    let statistics: Option<serde_json::Value> = statistics.and_then(|text| serde_json::from_str(text).ok());
+    let bound = |which: &str| {
+        let values = statistics.as_ref()?.get(which)?.as_object()?;
+        values.iter().find(|(name, _)| same(name, columns::BATCH))?.1.as_str()
+    };
+    match (bound("minValues"), bound("maxValues")) {
+        (Some(least), Some(greatest)) => {
+            batches.iter().any(|batch| least <= batch.as_str() && batch.as_str() <= greatest)
+        }
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_left_out_only_if_its_bounds_exclude_every_batch() {
+        let file = Some(r#"{"numRecords":1,"minValues":{"_cdc_batch":"b"},"maxValues":{"_cdc_batch":"d"}}"#);
+        let batches = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert!(may_hold(file, &batches(&["a", "c"])));
+        assert!(may_hold(file, &batches(&["b"])) && may_hold(file, &batches(&["d"])));
+        assert!(!may_hold(file, &batches(&["a", "e"])));
+        assert!(may_hold(None, &batches(&["a"])) && may_hold(Some("{}"), &batches(&["a"])));
+    }
+}

@@ -1,0 +1,165 @@
+//! Brings a table's schema up to what is wanted: create it, add columns, widen types.
+//!
+//! Each change is one Delta commit and only ever adds or widens, so that a lost attempt leaves no harm behind.
+
+use std::sync::Arc;
+
+use datafusion::prelude::SessionContext;
+use deltalake::kernel::{Action, DataType, MetadataExt, PrimitiveType, Protocol, StructType};
+use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::{DeltaTable, DeltaTableError};
+use futures::StreamExt;
+
+use super::columns::{self, United};
+use super::place::TableFolder;
+use super::stage::{FILE_BYTES_MAX, Stage, Staged};
+use super::table::{self, STATISTICS, TRIES};
+use super::trouble;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::sink::Column;
+
+/// What a table is to be like.
+pub(super) struct Wanted<'a> {
+    /// Its columns, at least.
+    pub(super) columns: Vec<Column>,
+    /// Columns by whose bounds files are skipped, if their type allows it.
+    pub(super) bounded: Vec<String>,
+    /// Gives rewritten files their names and their time.
+    pub(super) clock: &'a dyn Clock,
+}
+
+impl Wanted<'_> {
+    /// The value of the property that names the columns with statistics; never empty, as that means all.
+    fn statistics(&self, columns: &[Column]) -> String {
+        let mut names = columns::exactly_bounded(columns, &self.bounded);
+        if names.is_empty() {
+            names.push(columns::SEQUENCE);
+        }
+        names.join(",")
+    }
+}
+
+/// The table with at least the wanted columns, at the snapshot in which it has them.
+///
+/// # Errors
+/// [`User`](crate::error::Kind::User) where types cannot be united; else as [`table::open`].
+pub(super) async fn evolve(folder: &TableFolder, wanted: &Wanted<'_>, session: &SessionContext) -> Result<DeltaTable> {
+    let in_table = |error: Error| error.in_table(&folder.source);
+    for tried in 0..TRIES {
+        let table = match table::open(folder).await? {
+            Some(table) => table,
+            None => {
+                let statistics = wanted.statistics(&wanted.columns);
+                table::create(folder, &wanted.columns, &statistics).await.map_err(in_table)?
+            }
+        };
+        let united = columns::unite(&columns::of_table(&table)?, &wanted.columns).map_err(in_table)?;
+        if !united.added && !united.widened {
+            return Ok(table);
+        }
+        let actions = actions(folder, &table, &united, wanted, session).await?;
+        match table::commit(&table, actions, Vec::new(), operation(&united)?).await {
+            Ok(table) => return Ok(table),
+            Err(cause) if trouble::is_conflict(&cause) => table::pause(tried).await,
+            Err(cause) => return Err(trouble::delta(folder, "given new columns", cause)),
+        }
+    }
+    Err(Error::retry(format!("other writers kept changing {}", folder.path.display())).in_table(&folder.source))
+}
+
+/// What the table's history says of the change.
+fn operation(united: &United) -> Result<DeltaOperation> {
+    if united.widened {
+        return Ok(DeltaOperation::Write { mode: SaveMode::Overwrite, partition_by: None, predicate: None });
+    }
+    Ok(DeltaOperation::AddColumn { fields: columns::delta_schema(&united.columns)?.fields().cloned().collect() })
+}
+
+/// The new schema and, where types were widened, all rows written anew.
+async fn actions(
+    folder: &TableFolder,
+    table: &DeltaTable,
+    united: &United,
+    wanted: &Wanted<'_>,
+    session: &SessionContext,
+) -> Result<Vec<Action>> {
+    let schema = columns::delta_schema(&united.columns)?;
+    let statistics = wanted.statistics(&united.columns);
+    let mut actions = schema_actions(table, &schema, statistics.clone())
+        .map_err(|cause| trouble::delta(folder, "given new columns", cause))?;
+    if united.widened {
+        let removed = table.snapshot().map_err(|cause| trouble::delta(folder, "opened", cause))?;
+        let removed = removed.log_data().into_iter().map(|file| Action::Remove(file.remove_action(true)));
+        let removed: Vec<_> = removed.collect();
+        let staged = rewrite(folder, table, united, wanted, &statistics, session).await?;
+        actions.extend(removed);
+        actions.extend(staged.files.into_iter().map(Action::Add));
+    }
+    Ok(actions)
+}
+
+fn schema_actions(table: &DeltaTable, schema: &StructType, statistics: String) -> Result<Vec<Action>, DeltaTableError> {
+    let state = table.snapshot()?;
+    let metadata = state.metadata().clone().with_schema(schema)?.add_config_key(STATISTICS.to_owned(), statistics)?;
+    let mut actions = vec![Action::Metadata(metadata)];
+    let wall_time = schema.fields().any(|field| has_wall_time(field.data_type()));
+    if wall_time && state.protocol().reader_features().is_none_or(|have| have.is_empty()) {
+        actions.push(Action::Protocol(wall_time_protocol()?));
+    }
+    Ok(actions)
+}
+
+fn has_wall_time(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Primitive(PrimitiveType::TimestampNtz) => true,
+        DataType::Array(array) => has_wall_time(array.element_type()),
+        DataType::Struct(fields) => fields.fields().any(|field| has_wall_time(field.data_type())),
+        _ => false,
+    }
+}
+
+/// The protocol of a table with wall times, which are a feature of their own. The features that older
+/// versions imply must be listed with it.
+/// See <https://github.com/delta-io/delta/blob/master/PROTOCOL.md#timestamp-without-timezone-timestampntz>.
+fn wall_time_protocol() -> Result<Protocol, DeltaTableError> {
+    Ok(serde_json::from_value(serde_json::json!({
+        "minReaderVersion": 3,
+        "minWriterVersion": 7,
+        "readerFeatures": ["timestampNtz"],
+        "writerFeatures": ["timestampNtz", "appendOnly", "invariants"],
+    }))?)
+}
+
+/// Writes every row of the snapshot read into new files of the united schema.
+async fn rewrite(
+    folder: &TableFolder,
+    table: &DeltaTable,
+    united: &United,
+    wanted: &Wanted<'_>,
+    statistics: &str,
+    session: &SessionContext,
+) -> Result<Staged> {
+    let failed = |cause| trouble::query(folder, "widened", cause);
+    let state = Arc::new(session.state());
+    table.update_datafusion_session(state.as_ref()).map_err(|cause| trouble::delta(folder, "widened", cause))?;
+    let provider = table.table_provider().with_session(state).await.map_err(failed)?;
+    let rows = session.read_table(provider).map_err(failed)?.execute_stream().await.map_err(failed)?;
+    let schema = columns::arrow_schema(&united.columns);
+    let fitted = rows.map(|batch| {
+        let batch = batch.map_err(failed)?;
+        super::stage::fit_batch(&batch, &united.columns, &schema)
+    });
+    let stage = Stage {
+        folder,
+        store: table.object_store(),
+        // Fresh, so that no other daemon that does the same just now writes over these files.
+        prefix: format!("widened-{}", wanted.clock.fresh_id()),
+        schema: Arc::clone(&schema),
+        bounded: statistics.split(',').map(str::to_owned).collect(),
+        pool: Arc::clone(&session.runtime_env().memory_pool),
+        now: wanted.clock.now(),
+        file_bytes_max: FILE_BYTES_MAX,
+    };
+    stage.write(fitted.boxed()).await
+}

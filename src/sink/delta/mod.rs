@@ -1,0 +1,93 @@
+//! The embedded sink: Delta Lake tables in a local folder.
+//!
+//! Below the sink's folder, each table is a Delta table of its own: `<dataset>/<table>_changes` is the change
+//! log, `<dataset>/<table>` the final table, and `<dataset>/<table>_tombstones` remembers deleted keys.
+//! See <https://github.com/delta-io/delta/blob/master/PROTOCOL.md>.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::prelude::SessionContext;
+
+use self::place::{Part, TableFolder};
+use crate::clock::Clock;
+use crate::config::{Mode, OnDelete};
+use crate::error::Result;
+use crate::sink::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Rows, Sink, Target};
+
+mod changes;
+mod columns;
+mod commit;
+mod evolve;
+mod merge;
+mod place;
+mod prepare;
+mod stage;
+mod table;
+#[cfg(test)]
+mod tests;
+mod trouble;
+
+/// Delta Lake tables below a local folder.
+#[derive(Debug)]
+pub struct DeltaSink {
+    root: PathBuf,
+    clock: Arc<dyn Clock>,
+}
+
+impl DeltaSink {
+    /// The sink at `location`: a path, or a `file://` URL. The folder is created where it is missing.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where the location is no local folder,
+    /// [`Retry`](crate::error::Kind::Retry) where it cannot be created.
+    pub fn open(location: &str, clock: Arc<dyn Clock>) -> Result<Self> {
+        Ok(Self { root: place::local_folder(location)?, clock })
+    }
+
+    fn folder(&self, target: &Target, part: Part) -> TableFolder {
+        TableFolder::new(&self.root, target, part)
+    }
+}
+
+#[async_trait]
+impl Sink for DeltaSink {
+    fn describe(&self) -> String {
+        format!("delta {}", self.root.display())
+    }
+
+    async fn prepare(
+        &self,
+        target: &Target,
+        attempt: &Attempt,
+        rows: Rows,
+        session: &SessionContext,
+    ) -> Result<Prepared> {
+        Box::pin(prepare::prepare(self, target, attempt, rows, session)).await
+    }
+
+    async fn commit(&self, target: &Target, number: u64, prepared: &Prepared) -> Result<CommitOutcome> {
+        Box::pin(commit::commit(self, target, number, prepared)).await
+    }
+
+    async fn merge(&self, target: &Target, merge: &MergeAttempt, session: &SessionContext) -> Result<MergeCounts> {
+        Box::pin(merge::merge(self, target, merge, session)).await
+    }
+
+    async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>> {
+        let mut parts = vec![Part::Changes];
+        if target.mode == Mode::Merge {
+            parts.push(Part::Final);
+            parts.extend((target.on_delete == OnDelete::Remove).then_some(Part::Tombstones));
+        }
+        let mut out = Vec::new();
+        for part in parts {
+            let folder = self.folder(target, part);
+            if let Some(table) = table::open(&folder).await? {
+                out.push((folder.name.clone(), table::row_count(&folder, &table)?));
+            }
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,181 @@
+//! Where a target's tables lie: names from outside become one safe folder name each.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use deltalake::{DeltaTable, DeltaTableBuilder};
+use url::Url;
+
+use crate::change::TableName;
+use crate::config::OnDelete;
+use crate::error::{Error, Result};
+use crate::sink::Target;
+
+/// Which of a target's tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// `<table>_changes`: the change log.
+    Changes,
+    /// `<table>`: one row per key.
+    Final,
+    /// `<table>_tombstones`: keys that were deleted, each with the sequence of its delete.
+    Tombstones,
+}
+
+impl Part {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Changes => "_changes",
+            Self::Final => "",
+            Self::Tombstones => "_tombstones",
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Changes => "changes",
+            Self::Final => "final",
+            Self::Tombstones => "tombstones",
+        }
+    }
+}
+
+/// The folder of one Delta table, and what must be true of the table in it.
+#[derive(Debug, Clone)]
+pub(super) struct TableFolder {
+    /// The folder itself.
+    pub(super) path: PathBuf,
+    /// The table's name at the target, with its suffix.
+    pub(super) name: String,
+    /// The source's table, for messages.
+    pub(super) source: TableName,
+    /// Table properties that say whose table it is; a table with others is not ours.
+    pub(super) binding: BTreeMap<String, String>,
+}
+
+impl TableFolder {
+    /// The folder of one of the target's tables below `root`.
+    pub(super) fn new(root: &Path, target: &Target, part: Part) -> Self {
+        let name = format!("{}{}", target.name.table, part.suffix());
+        let folder = format!("{}{}", folder_name(&target.name.table), part.suffix());
+        Self {
+            path: root.join(folder_name(&target.name.database)).join(folder),
+            name,
+            source: target.source.clone(),
+            binding: binding(target, part),
+        }
+    }
+
+    /// The table, without having read its log.
+    pub(super) fn unread(&self) -> Result<DeltaTable> {
+        let url = Url::from_directory_path(&self.path)
+            .map_err(|()| Error::bug(format!("{} is not an absolute path", self.path.display())))?;
+        DeltaTableBuilder::from_url(url)
+            .and_then(DeltaTableBuilder::build)
+            .map_err(|cause| super::trouble::delta(self, "opened", cause))
+    }
+}
+
+/// What the table remembers of its target, so that no other target ever writes to it.
+fn binding(target: &Target, part: Part) -> BTreeMap<String, String> {
+    let quoted = |names: &[&str]| serde_json::Value::from(names.to_vec()).to_string();
+    let source = quoted(&[&target.source.database, &target.source.table]);
+    let mut out =
+        BTreeMap::from([("freshet.source".to_owned(), source), ("freshet.part".to_owned(), part.word().to_owned())]);
+    if part != Part::Changes {
+        let key: Vec<_> = target.key.iter().map(|name| name.to_lowercase()).collect();
+        let key: Vec<_> = key.iter().map(String::as_str).collect();
+        out.insert("freshet.key".to_owned(), quoted(&key));
+    }
+    if part == Part::Final {
+        let on_delete = match target.on_delete {
+            OnDelete::Remove => "remove",
+            OnDelete::Mark => "mark",
+        };
+        out.insert("freshet.on_delete".to_owned(), on_delete.to_owned());
+    }
+    out
+}
+
+/// One folder name for any name from outside: letters, digits, `_`, `-` and inner dots stay readable, the
+/// rest is written as `=` and two hex digits per byte, as in quoted-printable text. Different names give different
+/// folders. (A `%` in a folder's name would be decoded once too often on its way through URLs.)
+pub(super) fn folder_name(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for (at, letter) in name.char_indices() {
+        if letter.is_alphanumeric() || matches!(letter, '_' | '-') || (letter == '.' && at > 0) {
+            out.push(letter);
+        } else {
+            let mut bytes = [0; 4];
+            for byte in letter.encode_utf8(&mut bytes).bytes() {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "={byte:02X}");
+            }
+        }
+    }
+    if out.is_empty() { "=".to_owned() } else { out }
+}
+
+/// The local folder that a location names: a path, made absolute, or a `file://` URL; created if missing.
+///
+/// # Errors
+/// [`User`](crate::error::Kind::User) for other URLs, [`Retry`](crate::error::Kind::Retry) where the folder
+/// cannot be made.
+pub(super) fn local_folder(location: &str) -> Result<PathBuf> {
+    let path = if location.contains("://") {
+        let local = Url::parse(location).ok().filter(|url| url.scheme() == "file");
+        local.and_then(|url| url.to_file_path().ok()).ok_or_else(|| {
+            Error::user(format!("`{location}` is not a local folder"))
+                .hint("give the sink's location as a path or as a file:// URL")
+        })?
+    } else {
+        PathBuf::from(location)
+    };
+    if path.to_string_lossy().contains('%') {
+        return Err(Error::user(format!("the folder {} has a `%` in its path", path.display()))
+            .hint("Delta Lake's URLs would lead elsewhere: choose a path without `%`"));
+    }
+    let made = std::fs::create_dir_all(&path).and_then(|()| path.canonicalize());
+    made.map_err(|cause| super::trouble::io(&path, "created", cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn awkward_names_become_one_readable_folder_each() {
+        let cases = [
+            ("user_actions", "user_actions"),
+            ("v1.2-b", "v1.2-b"),
+            ("주문", "주문"),
+            ("select", "select"),
+            ("..", "=2E."),
+            (".hidden", "=2Ehidden"),
+            ("x/y", "x=2Fy"),
+            ("x\\y", "x=5Cy"),
+            ("50%", "50=25"),
+            ("a\"b; drop", "a=22b=3B=20drop"),
+            ("tab\there", "tab=09here"),
+            ("a=b", "a=3Db"),
+            ("", "="),
+        ];
+        for (name, folder) in cases {
+            assert_eq!(folder_name(name), folder);
+        }
+    }
+
+    #[test]
+    fn a_location_is_a_path_or_a_file_url_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = dir.path().join("a b");
+        let made = local_folder(inner.to_str().unwrap()).unwrap();
+        assert!(made.is_absolute() && made.is_dir());
+        let url = Url::from_directory_path(&made).unwrap();
+        assert_eq!(local_folder(url.as_str()).unwrap(), made);
+        for refused in ["gs://bucket/x", "/tmp/50%20"] {
+            assert_eq!(local_folder(refused).unwrap_err().kind(), crate::error::Kind::User);
+        }
+    }
+}

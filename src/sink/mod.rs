@@ -1,0 +1,63 @@
+//! Where rows go: a sink prepares what no reader sees yet, then commits it; the ledger stands between.
+
+use async_trait::async_trait;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::prelude::SessionContext;
+
+pub use crate::batch::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
+use crate::change::TableName;
+use crate::config::{Mode, OnDelete};
+use crate::error::Result;
+
+pub mod delta;
+
+/// One table at the sink.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The source's table, for messages.
+    pub source: TableName,
+    /// The target's dataset (or folder) and table name.
+    pub name: TableName,
+    /// What is kept of the changes.
+    pub mode: Mode,
+    /// The key: names of output columns; empty in mode `append` without a key.
+    pub key: Vec<String>,
+    /// What a delete leaves behind.
+    pub on_delete: OnDelete,
+}
+
+/// Rows for a sink: the columns handed to [`Sink::prepare`], then `_cdc_file_id` (Binary, 16 bytes).
+pub struct Rows {
+    /// The output's columns, of known type, without `_cdc_file_id`.
+    pub columns: Vec<Column>,
+    /// The rows, in the Arrow types of the columns.
+    pub stream: SendableRecordBatchStream,
+}
+
+/// A system that keeps the tables.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// Names the sink for messages and for the ledger, which is bound to it.
+    fn describe(&self) -> String;
+
+    /// Writes the rows where no reader sees them, widening or creating the target where that is needed.
+    /// An error of the row stream comes back as it was.
+    async fn prepare(
+        &self,
+        target: &Target,
+        attempt: &Attempt,
+        rows: Rows,
+        session: &SessionContext,
+    ) -> Result<Prepared>;
+
+    /// Makes visible what intent `number` of the table's ledger names. May be called any number of times, by
+    /// any daemon: the rows are there once.
+    async fn commit(&self, target: &Target, number: u64, prepared: &Prepared) -> Result<CommitOutcome>;
+
+    /// Merges batches of the change log into the final table, each change guarded by its sequence. May be
+    /// repeated at will.
+    async fn merge(&self, target: &Target, merge: &MergeAttempt, session: &SessionContext) -> Result<MergeCounts>;
+
+    /// How many rows each of the target's tables has, by name; none where it does not exist yet.
+    async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>>;
+}

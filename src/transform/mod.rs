@@ -1,0 +1,11 @@
+//! One SQL file as a plan: found, resolved, planned once per schema, checked, and bound to a batch's files.
+
+pub mod bind;
+pub mod functions;
+pub mod names;
+pub mod place;
+pub mod planned;
+pub mod query;
+pub mod rules;
+pub mod session;
+pub mod trace;

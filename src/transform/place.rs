@@ -1,0 +1,148 @@
+//! Where in the SQL text an error is: from DataFusion's diagnostics, the parser's message, or the words.
+
+use datafusion::common::{DataFusionError, SchemaError};
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+use crate::error::{Error, Kind};
+use crate::transform::names;
+
+/// What DataFusion says of a query, as an error that names the place and a way out.
+///
+/// `columns` are the names the reader could have meant.
+pub fn planning_error(cause: DataFusionError, sql: &str, columns: &[String]) -> Error {
+    let mut span = None;
+    if let Some(diagnostic) = cause.diagnostic() {
+        span = diagnostic.span.map(|span| (span.start.line, span.start.column));
+    }
+    if let DataFusionError::External(inner) = cause.find_root() {
+        if let Some(ours) = inner.downcast_ref::<Error>() {
+            return copy_of(ours);
+        }
+    }
+    let error = match cause.find_root() {
+        DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
+            SchemaError::FieldNotFound { field, .. } => return unknown_column(&field.name, sql, columns, span),
+            other => Error::user(other.to_string()),
+        },
+        DataFusionError::SQL(parse, _) => {
+            let text = parse.to_string();
+            span = span.or_else(|| location_in(&text));
+            Error::user(format!("the SQL cannot be read: {}", strip_location(&text)))
+        }
+        other => Error::user(first_line(&other.message())),
+    };
+    point(error, span, sql)
+}
+
+/// Marks an error as "no such column", so that a caller may look for the column elsewhere.
+fn unknown_column(name: &str, sql: &str, columns: &[String], span: Option<(u64, u64)>) -> Error {
+    let error = Error::user(format!("{UNKNOWN_COLUMN} `{name}`"));
+    let near = nearest(name, columns);
+    let hint = match near {
+        Some(near) => {
+            format!("did you mean `{near}`? A column that no file has yet can be declared under schema_override")
+        }
+        None => format!("the table has {}", listed(columns)),
+    };
+    point(error, span.or_else(|| word_place(sql, name)), sql).hint(hint)
+}
+
+/// How the message of an unknown column begins.
+pub const UNKNOWN_COLUMN: &str = "there is no column";
+
+fn point(error: Error, span: Option<(u64, u64)>, sql: &str) -> Error {
+    match span {
+        Some((line, column)) => error.at(line, column, sql),
+        None => error,
+    }
+}
+
+/// An error at the first unquoted occurrence of one of these words.
+pub fn at_word(error: Error, sql: &str, words: &[&str]) -> Error {
+    point(error, words.iter().find_map(|word| word_place(sql, word)), sql)
+}
+
+fn word_place(sql: &str, wanted: &str) -> Option<(u64, u64)> {
+    let tokens = names::tokens(sql).ok()?;
+    tokens
+        .iter()
+        .find(|token| matches!(&token.token, Token::Word(word) if word.value.eq_ignore_ascii_case(wanted)))
+        .map(|token| (token.span.start.line, token.span.start.column))
+}
+
+/// `… at Line: 3, Column: 5` as the parser writes it.
+fn location_in(text: &str) -> Option<(u64, u64)> {
+    let (_, rest) = text.rsplit_once("Line: ")?;
+    let (line, rest) = rest.split_once(", Column: ")?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    Some((line.trim().parse().ok()?, digits.parse().ok()?))
+}
+
+fn strip_location(text: &str) -> String {
+    let text = text.trim_start_matches("sql parser error: ");
+    text.rsplit_once(" at Line: ").map_or(text, |(before, _)| before).to_owned()
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// The name most like this one, if any is like it.
+pub fn nearest<'a>(name: &str, names: &'a [String]) -> Option<&'a String> {
+    let likeness = |other: &str| strsim::jaro_winkler(&other.to_lowercase(), &name.to_lowercase());
+    names.iter().filter(|other| likeness(other) > 0.8).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+}
+
+fn listed(columns: &[String]) -> String {
+    let shown: Vec<_> = columns.iter().take(20).map(|name| format!("`{name}`")).collect();
+    let more = columns.len().saturating_sub(shown.len());
+    if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+}
+
+/// An error of ours that DataFusion carried: the same, as far as it can be said again.
+pub fn copy_of(error: &Error) -> Error {
+    let place = error.place();
+    let mut copy = Error::new(error.kind(), error.message());
+    if let Some(table) = &place.table {
+        copy = copy.in_table(table);
+    }
+    if let Some(file) = &place.file {
+        copy = copy.in_file(file);
+    }
+    if let Some(row) = place.row {
+        copy = copy.in_row(row);
+    }
+    if let Some(query) = &place.query {
+        copy = copy.in_query(query);
+    }
+    if let Some(cause) = std::error::Error::source(error) {
+        copy = copy.because(cause.to_string());
+    }
+    match error.hint_text() {
+        Some(hint) => copy.hint(hint),
+        None => copy,
+    }
+}
+
+/// What a failure while rows flow means: an error of ours comes back as it was; want of memory is to be
+/// retried; anything else is the data's.
+pub fn running_error(cause: DataFusionError) -> Error {
+    match cause.find_root() {
+        DataFusionError::External(inner) => {
+            if let Some(ours) = inner.downcast_ref::<Error>() {
+                return copy_of(ours);
+            }
+        }
+        DataFusionError::ResourcesExhausted(_) => {
+            return Error::retry("there is not enough memory for this")
+                .because(cause)
+                .hint("raise pipeline_config.memory, or lower batch_bytes or tables_at_once");
+        }
+        DataFusionError::IoError(_) => {
+            return Error::retry("a temporary file cannot be written or read").because(cause).hint("is the disk full?");
+        }
+        DataFusionError::Internal(_) => return Error::new(Kind::Bug, "the query engine failed").because(cause),
+        _ => {}
+    }
+    Error::data("a value cannot be transformed").because(cause)
+}
