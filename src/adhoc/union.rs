@@ -1,4 +1,5 @@
-//! Files of different schemas as one input table: columns by name, types widened where that loses nothing.
+//! Files of different schemas as one input table: columns by name, types widened where that loses nothing,
+//! else text.
 
 use std::sync::Arc;
 
@@ -22,8 +23,8 @@ struct United {
 /// One plan over all groups of files, and what was assumed on the way.
 ///
 /// # Errors
-/// [`User`](crate::error::Kind::User) where a column has types that nothing holds without loss.
-pub fn unite(
+/// [`User`](crate::error::Kind::User) where a column is of a type that no target has.
+pub(super) fn unite(
     table: &TableName,
     groups: Vec<(SchemaRef, Vec<Arc<OpenedFile>>)>,
     rules: &ReadRules,
@@ -81,13 +82,14 @@ fn columns<'a>(table: &TableName, shapes: impl Iterator<Item = &'a TableShape>) 
                 None => columns.push(United { name: field.name().clone(), data_type: field.data_type().clone() }),
                 Some(column) if column.data_type == *field.data_type() || *field.data_type() == DataType::Null => {}
                 Some(column) => {
-                    let widened = wider(table, column, field.data_type())?;
+                    let widened = wider(column, field.data_type())?;
                     if column.data_type != DataType::Null {
                         notes.push(format!(
-                            "{table}: `{}` is {} in some files and {} in others; read as {widened}",
+                            "{table}: `{}` is {} in some files and {} in others; read as {}",
                             column.name,
                             column.data_type,
-                            field.data_type()
+                            field.data_type(),
+                            if widened == DataType::Utf8 { "text".into() } else { widened.to_string() }
                         ));
                     }
                     column.data_type = widened;
@@ -99,17 +101,12 @@ fn columns<'a>(table: &TableName, shapes: impl Iterator<Item = &'a TableShape>) 
     Ok((columns, notes))
 }
 
-fn wider(table: &TableName, column: &United, other: &DataType) -> Result<DataType> {
+/// The type that holds both without loss; where there is none, text.
+fn wider(column: &United, other: &DataType) -> Result<DataType> {
     if column.data_type == DataType::Null {
         return Ok(other.clone());
     }
     let one = ColumnType::from_arrow(&column.data_type)?;
-    one.unite(&ColumnType::from_arrow(other)?).map(|united| united.to_arrow()).ok_or_else(|| {
-        Error::user(format!(
-            "column `{}` is {} in some files and {other} in others, and no type holds both without loss",
-            column.name, column.data_type
-        ))
-        .in_table(table)
-        .hint("narrow --files to files of one schema, or set schema_override in a configuration (-c)")
-    })
+    let united = one.unite(&ColumnType::from_arrow(other)?);
+    Ok(united.map_or(DataType::Utf8, |united| united.to_arrow()))
 }

@@ -126,7 +126,8 @@ impl KnownFiles for LedgerFiles {
 /// What the run did, a line per table.
 fn summary(report: &RunReport, sink: &str, took: std::time::Duration) -> String {
     let mut lines = vec![
-        ["table", "files", "changes", "inserted", "updated", "deleted", "set aside", "rows now"].map(str::to_owned),
+        ["table", "files", "changes sent", "inserted", "updated", "deleted", "set aside", "rows now"]
+            .map(str::to_owned),
     ];
     let (mut files, mut changes) = (0, 0);
     for (table, done) in &report.tables {
@@ -148,7 +149,7 @@ fn summary(report: &RunReport, sink: &str, took: std::time::Duration) -> String 
     let mut out = aligned(&lines);
     let state = if report.interrupted { "interrupted after" } else { "done:" };
     out.push_str(&format!(
-        "{state} {files} files, {changes} changes, {} tables in {:.1} s → {sink}\n",
+        "{state} {files} files, {changes} changes sent, {} tables in {:.1} s → {sink}\n",
         report.tables.len(),
         took.as_secs_f64()
     ));

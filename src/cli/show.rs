@@ -53,7 +53,6 @@ fn configuration(config: &Config, table: &TableName) -> String {
         return format!("# {table} is not listed under `databases`: its files are left\n");
     };
     let mut out = format!("# {table} → {}\n", setup::target_name(table, table_config));
-    let word = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
     out.push_str(&format!("order: {}\n", word(&table_config.order)));
     out.push_str(&format!("on_delete: {}\n", word(&table_config.on_delete)));
     out.push_str(&format!("auto_schema: {}\n", table_config.auto_schema));
@@ -67,6 +66,11 @@ fn configuration(config: &Config, table: &TableName) -> String {
         out.push_str(&format!("schema_override: {column} {to}\n"));
     }
     out
+}
+
+/// The word that stands for a value in freshet.yaml.
+fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 async fn transform(config: &Config, found: &AdHoc, table: &TableName) -> Result<String> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::common::{Result, resources_datafusion_err};
-use datafusion::execution::memory_pool::{MemoryLimit, MemoryPool, MemoryReservation};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 
 /// The memory of all tables together.
 #[derive(Debug)]
@@ -22,20 +22,42 @@ impl SharedMemory {
         let tables = tables_at_once.max(1);
         let table_bytes_min = table_bytes_min.min(bytes_max / tables);
         let free_for_all_bytes_max = bytes_max - table_bytes_min * tables;
-        Arc::new(Self { table_bytes_min, free_for_all_bytes_max, free_for_all_used: Mutex::new(0) })
+        Arc::new(Self { table_bytes_min, free_for_all_bytes_max, free_for_all_used: Mutex::default() })
     }
 
     /// The pool of one running table; no more than `tables_at_once` of them may be in use.
     pub fn table_pool(self: &Arc<Self>) -> Arc<TableMemory> {
-        Arc::new(TableMemory { shared: Arc::clone(self), used: Mutex::new(0) })
+        Arc::new(TableMemory { shared: Arc::clone(self), used: Mutex::default() })
     }
 }
 
 /// The memory of one table: its minimum first, then what is free for all.
+///
+/// Operators that can spill share what the others leave, each as much as the next, as in DataFusion's
+/// `FairSpillPool`: else the first to come would starve the rest, who could not spill on its behalf.
 #[derive(Debug)]
 pub struct TableMemory {
     shared: Arc<SharedMemory>,
-    used: Mutex<usize>,
+    used: Mutex<Used>,
+}
+
+/// What one table uses, in bytes.
+#[derive(Debug, Default)]
+struct Used {
+    spillable: usize,
+    unspillable: usize,
+    /// How many operators can spill.
+    spilling: usize,
+}
+
+impl Used {
+    fn total(&self) -> usize {
+        self.spillable.saturating_add(self.unspillable)
+    }
+
+    fn count(&mut self, can_spill: bool) -> &mut usize {
+        if can_spill { &mut self.spillable } else { &mut self.unspillable }
+    }
 }
 
 impl TableMemory {
@@ -43,37 +65,50 @@ impl TableMemory {
         used.saturating_sub(self.shared.table_bytes_min)
     }
 
-    /// Counts `more` bytes if there is room for them.
-    fn take(&self, more: usize, even_without_room: bool) -> bool {
+    /// Takes `more` bytes. None where that would leave the bounds, unless `anyway`.
+    fn take(&self, reservation: &MemoryReservation, more: usize, anyway: bool) -> Option<()> {
+        let can_spill = reservation.consumer().can_spill();
         let mut used = locked(&self.used);
         let mut shared = locked(&self.shared.free_for_all_used);
-        let sum = used.saturating_add(more);
-        let from_shared = self.beyond_minimum(sum) - self.beyond_minimum(*used);
-        let room = shared.saturating_add(from_shared) <= self.shared.free_for_all_bytes_max;
-        if room || from_shared == 0 || even_without_room {
-            *used = sum;
+        let total = used.total();
+        let from_shared = self.beyond_minimum(total.saturating_add(more)) - self.beyond_minimum(total);
+        let free = self.shared.free_for_all_bytes_max.saturating_sub(*shared);
+        // All that this table could have, were it to take everything that is free.
+        let reach = total.max(self.shared.table_bytes_min) + free;
+        let fair = reach.saturating_sub(used.unspillable) / used.spilling.max(1);
+        let fits = from_shared <= free && (!can_spill || reservation.size().saturating_add(more) <= fair);
+        if fits || anyway {
             *shared = shared.saturating_add(from_shared);
-            return true;
+            *used.count(can_spill) = used.count(can_spill).saturating_add(more);
         }
-        false
+        (fits || anyway).then_some(())
     }
 
-    fn give_back(&self, less: usize) {
+    fn give_back(&self, reservation: &MemoryReservation, less: usize) {
         let mut used = locked(&self.used);
         let mut shared = locked(&self.shared.free_for_all_used);
-        let rest = used.saturating_sub(less);
-        *shared = shared.saturating_sub(self.beyond_minimum(*used) - self.beyond_minimum(rest));
-        *used = rest;
+        let before = self.beyond_minimum(used.total());
+        let count = used.count(reservation.consumer().can_spill());
+        *count = count.saturating_sub(less);
+        let after = self.beyond_minimum(used.total());
+        *shared = shared.saturating_sub(before - after);
+    }
+
+    fn note_spilling(&self, consumer: &MemoryConsumer, change: impl Fn(usize) -> usize) {
+        if consumer.can_spill() {
+            let mut used = locked(&self.used);
+            used.spilling = change(used.spilling);
+        }
     }
 }
 
-fn locked(mutex: &Mutex<usize>) -> MutexGuard<'_, usize> {
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Display for TableMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "table memory, {} bytes used", locked(&self.used))
+        write!(f, "table memory, {} bytes used", locked(&self.used).total())
     }
 }
 
@@ -82,27 +117,34 @@ impl MemoryPool for TableMemory {
         "table memory"
     }
 
-    fn grow(&self, _: &MemoryReservation, additional: usize) {
-        self.take(additional, true);
+    fn register(&self, consumer: &MemoryConsumer) {
+        self.note_spilling(consumer, |spilling| spilling + 1);
     }
 
-    fn shrink(&self, _: &MemoryReservation, shrink: usize) {
-        self.give_back(shrink);
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.note_spilling(consumer, |spilling| spilling.saturating_sub(1));
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.take(reservation, additional, true);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.give_back(reservation, shrink);
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        if self.take(additional, false) {
-            return Ok(());
-        }
-        Err(resources_datafusion_err!(
-            "{} needs {additional} more bytes, beyond its {}",
-            reservation.consumer().name(),
-            reservation.size()
-        ))
+        self.take(reservation, additional, false).ok_or_else(|| {
+            resources_datafusion_err!(
+                "{} needs {additional} more bytes, beyond its {}",
+                reservation.consumer().name(),
+                reservation.size()
+            )
+        })
     }
 
     fn reserved(&self) -> usize {
-        *locked(&self.used)
+        locked(&self.used).total()
     }
 
     fn memory_limit(&self) -> MemoryLimit {
@@ -113,7 +155,6 @@ impl MemoryPool for TableMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datafusion::execution::memory_pool::MemoryConsumer;
 
     fn reservation(pool: &Arc<TableMemory>) -> MemoryReservation {
         let pool: Arc<dyn MemoryPool> = Arc::clone(pool) as _;
@@ -144,5 +185,20 @@ mod tests {
             drop(taken);
             assert_eq!(pool.reserved(), 0);
         }
+    }
+
+    #[test]
+    fn operators_that_can_spill_share_alike_and_leave_room_for_the_others() {
+        let shared = SharedMemory::new(100, 1, 0);
+        let pool: Arc<dyn MemoryPool> = shared.table_pool();
+        let fixed = MemoryConsumer::new("fixed").register(&pool);
+        fixed.try_grow(20).unwrap();
+        let spilling = |name| MemoryConsumer::new(name).with_can_spill(true).register(&pool);
+        let (one, two) = (spilling("one"), spilling("two"));
+        one.try_grow(40).unwrap();
+        assert!(one.try_grow(1).is_err(), "the other's half is not its to take");
+        two.try_grow(40).unwrap();
+        drop(two);
+        one.try_grow(40).unwrap();
     }
 }

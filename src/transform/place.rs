@@ -26,7 +26,7 @@ pub fn planning_error(cause: DataFusionError, sql: &str, columns: &[String]) -> 
         },
         DataFusionError::SQL(parse, _) => {
             let text = parse.to_string();
-            span = span.or_else(|| location_in(&text));
+            span = span.or_else(|| location_in(&text)).or_else(|| text.ends_with("found: EOF").then(|| end_of(sql)));
             Error::user(format!("the SQL cannot be read: {}", strip_location(&text)))
         }
         other => Error::user(first_line(&other.message())),
@@ -76,6 +76,14 @@ fn location_in(text: &str) -> Option<(u64, u64)> {
     let (line, rest) = rest.split_once(", Column: ")?;
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     Some((line.trim().parse().ok()?, digits.parse().ok()?))
+}
+
+/// Where the text ends.
+fn end_of(sql: &str) -> (u64, u64) {
+    let sql = sql.trim_end();
+    let line = sql.lines().count().max(1);
+    let column = sql.lines().last().map_or(0, |last| last.chars().count()) + 1;
+    (u64::try_from(line).unwrap_or(1), u64::try_from(column).unwrap_or(1))
 }
 
 fn strip_location(text: &str) -> String {

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use datafusion::functions_window::expr_fn::row_number;
-use datafusion::logical_expr::{ExprFunctionExt, ident, lit};
+use datafusion::functions::expr_fn::{concat, encode};
+use datafusion::functions_aggregate::expr_fn::max;
+use datafusion::logical_expr::{Expr, JoinType, ident, lit};
 use datafusion::prelude::{DataFrame, SessionContext};
 use deltalake::DeltaTable;
 use deltalake::delta_datafusion::FileSelection;
@@ -17,6 +18,7 @@ use crate::sink::Column;
 /// Whether the change is a delete; a column beside the log's own.
 pub(super) const IS_DELETE: &str = "__freshet_is_delete";
 const RANK: &str = "__freshet_rank";
+const GREATEST: &str = "__freshet_greatest";
 
 /// The latest change of each key among the rows of these batches, with [`IS_DELETE`]; None where no file of the
 /// log can hold such rows.
@@ -37,21 +39,25 @@ pub(super) async fn latest(
     }
     let rows = read_files(folder, log, files, session).await?;
     let mine = ident(columns::BATCH).in_list(batches.iter().map(|batch| lit(batch.as_str())).collect(), false);
-    let rank = row_number()
-        .partition_by(key.iter().map(|column| ident(&column.name)).collect())
-        .order_by(vec![ident(columns::SEQUENCE).sort(false, false)])
-        .build()
-        .map_err(failed)?
-        .alias(RANK);
+    let ranked = rows.filter(mine).and_then(|rows| rows.with_column(RANK, rank())).map_err(failed)?;
+    let by_key = key.iter().map(|column| ident(&column.name)).collect();
     let mut kept: Vec<_> = columns::of_table(log)?.iter().map(|column| ident(&column.name)).collect();
     kept.push(ident(columns::OPERATION).eq(lit("D")).alias(IS_DELETE));
-    let latest = rows
-        .filter(mine)
-        .and_then(|rows| rows.window(vec![rank]))
-        .and_then(|rows| rows.filter(ident(RANK).eq(lit(1_u64))))
+    let latest = ranked
+        .clone()
+        .aggregate(by_key, vec![max(ident(RANK)).alias(GREATEST)])
+        .and_then(|greatest| greatest.select(vec![ident(GREATEST)]))
+        .and_then(|greatest| greatest.join(ranked, JoinType::RightSemi, &[GREATEST], &[RANK], None))
         .and_then(|rows| rows.select(kept))
         .map_err(failed)?;
     Ok(Some(latest))
+}
+
+/// What orders the rows of the log, and no two rows share: sequences are of one width, and where two files
+/// repeat one change, the file tells them apart. So the latest row of a key is the one with its greatest rank,
+/// which is found without holding or sorting whole rows.
+fn rank() -> Expr {
+    concat(vec![ident(columns::SEQUENCE), encode(ident(columns::FILE_ID), lit("hex"))])
 }
 
 /// A table's rows, of some of its files only.
