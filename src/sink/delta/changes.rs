@@ -57,7 +57,7 @@ pub(super) async fn latest(
 /// repeat one change, the file tells them apart. So the latest row of a key is the one with its greatest rank,
 /// which is found without holding or sorting whole rows.
 fn rank() -> Expr {
-    concat(vec![ident(columns::SEQUENCE), encode(ident(columns::FILE_ID), lit("hex"))])
+    concat(vec![ident(columns::SEQUENCE), encode(ident(columns::FILE_ID), lit("hex")), ident(columns::BATCH)])
 }
 
 /// A table's rows, of some of its files only.

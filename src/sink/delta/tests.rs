@@ -88,7 +88,8 @@ fn rows_of(values: Vec<Values>, then: Option<Error>) -> Rows {
     let mut fields: Vec<_> =
         values.iter().map(|(name, _, array)| Field::new(*name, array.data_type().clone(), true)).collect();
     let mut arrays: Vec<ArrayRef> = values.into_iter().map(|(_, _, array)| array).collect();
-    let file_ids = BinaryArray::from_iter_values(std::iter::repeat_n([7_u8; 16], arrays[0].len()));
+    // Each row is of a file of its own: a change that comes twice comes in two files.
+    let file_ids = BinaryArray::from_iter_values((7_u8..).take(arrays[0].len()).map(|file| [file; 16]));
     fields.push(Field::new("_cdc_file_id", file_ids.data_type().clone(), true));
     arrays.push(Arc::new(file_ids));
     let schema = Arc::new(Schema::new(fields));
