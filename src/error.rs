@@ -4,6 +4,9 @@
 //! what the reader can do about it.
 
 use std::fmt;
+use std::sync::Arc;
+
+use datafusion::error::DataFusionError;
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -39,17 +42,17 @@ pub struct Place {
 }
 
 /// What went wrong, where, why, and what to do.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Inner {
     kind: Kind,
     message: String,
     place: Place,
     excerpt: Option<String>,
     hint: Option<String>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
@@ -90,6 +93,29 @@ impl Error {
         Self::new(Kind::Bug, message)
     }
 
+    /// The error of ours that another error carries somewhere in its chain of causes.
+    pub fn inside(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        find::<Self>(error).cloned()
+    }
+
+    /// What a failure while rows flow means: an error of ours comes back as it was; want of memory or disk is
+    /// to be retried; anything else is the data's.
+    pub fn of_rows(cause: DataFusionError) -> Self {
+        if let Some(ours) = Self::inside(&cause) {
+            return ours;
+        }
+        match cause.find_root() {
+            DataFusionError::ResourcesExhausted(_) => Self::retry("there is not enough memory for this")
+                .hint("raise pipeline_config.memory, or lower batch_bytes or tables_at_once"),
+            DataFusionError::Internal(_) => Self::bug("the query engine failed"),
+            _ if find::<std::io::Error>(&cause).is_some() => {
+                Self::retry("a temporary file cannot be written or read").hint("is the disk full?")
+            }
+            _ => Self::data("a value cannot be transformed"),
+        }
+        .because(cause)
+    }
+
     /// Adds what the reader can do; a full sentence without its final stop.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -100,7 +126,7 @@ impl Error {
     /// Adds the cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
     }
 
@@ -191,6 +217,18 @@ impl Error {
     }
 }
 
+/// The first error of a type in a chain of causes.
+pub fn find<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
 /// The chain of causes, each said once and in one line.
 fn causes(error: &Error) -> Vec<String> {
     let mut said = error.message().to_owned();
@@ -243,7 +281,7 @@ impl std::error::Error for Error {
     }
 }
 
-impl From<Error> for datafusion::error::DataFusionError {
+impl From<Error> for DataFusionError {
     fn from(error: Error) -> Self {
         Self::External(Box::new(error))
     }
@@ -252,6 +290,7 @@ impl From<Error> for datafusion::error::DataFusionError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow::error::ArrowError;
 
     #[test]
     fn a_report_names_place_causes_and_hint_and_points_at_the_text() {
@@ -266,5 +305,30 @@ mod tests {
             "column `amout` is unknown\n  at table shop.orders, queries/shop/orders.sql:2:8\n     2 |        amout\n       \
              |        ^\n  cause 1: deep\nhint: did you mean `amount`?"
         );
+    }
+
+    #[test]
+    fn our_own_error_comes_out_of_any_wrapping() {
+        let ours = || Error::data("row 3 is bad").hint("mend it");
+        let wrapped = [
+            DataFusionError::from(ours()),
+            DataFusionError::Context("while reading".into(), Box::new(ours().into())),
+            DataFusionError::ArrowError(Box::new(ArrowError::ExternalError(Box::new(ours()))), None),
+            DataFusionError::External(Box::new(DataFusionError::from(ours()))),
+            DataFusionError::Shared(std::sync::Arc::new(ours().into())),
+        ];
+        for error in wrapped {
+            let error = Error::of_rows(error);
+            assert_eq!((error.kind(), error.message()), (Kind::Data, "row 3 is bad"));
+            assert_eq!(error.hint_text(), Some("mend it"));
+        }
+    }
+
+    #[test]
+    fn too_little_memory_is_worth_another_try_and_bad_rows_are_not() {
+        let memory = Error::of_rows(DataFusionError::ResourcesExhausted("no".into()));
+        assert_eq!(memory.kind(), Kind::Retry);
+        assert!(memory.hint_text().unwrap().contains("memory"));
+        assert_eq!(Error::of_rows(DataFusionError::Execution("bad cast".into())).kind(), Kind::Data);
     }
 }

@@ -157,7 +157,7 @@ impl AdHoc {
         let fail = |cause| place::planning_error(cause, &prepared.sql, &prepared.columns);
         let plan = self.session.state().statement_to_plan(statement).await.map_err(fail)?;
         let frame = self.session.execute_logical_plan(plan).await.map_err(fail)?;
-        frame.execute_stream().await.map_err(place::running_error)
+        frame.execute_stream().await.map_err(Error::of_rows)
     }
 
     /// Makes a table known under its full name, and under its bare one where no other database has it.

@@ -13,7 +13,6 @@ use parquet::arrow::ArrowWriter;
 
 use crate::cli::{output_error, tell};
 use crate::error::{Error, Result};
-use crate::transform::place;
 
 /// How rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -50,7 +49,7 @@ pub(super) async fn write(rows: SendableRecordBatchStream, format: Format, rows_
     let mut writer = RowWriter::new(format, rows.schema())?;
     let mut rows = rows;
     while let Some(batch) = rows.next().await {
-        writer.write(&batch.map_err(place::running_error)?)?;
+        writer.write(&batch.map_err(Error::of_rows)?)?;
     }
     writer.finish()
 }
@@ -59,7 +58,7 @@ async fn write_table(mut rows: SendableRecordBatchStream, rows_max: usize) -> Re
     let schema = rows.schema();
     let (mut shown, mut held, mut more) = (Vec::new(), 0, false);
     while let Some(batch) = rows.next().await {
-        let batch = batch.map_err(place::running_error)?;
+        let batch = batch.map_err(Error::of_rows)?;
         let take = batch.num_rows().min(rows_max - held);
         more = take < batch.num_rows();
         held += take;

@@ -3,7 +3,7 @@
 use datafusion::common::{DataFusionError, SchemaError};
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::transform::names;
 
 /// What DataFusion says of a query, as an error that names the place and a way out.
@@ -14,10 +14,8 @@ pub fn planning_error(cause: DataFusionError, sql: &str, columns: &[String]) -> 
     if let Some(diagnostic) = cause.diagnostic() {
         span = diagnostic.span.map(|span| (span.start.line, span.start.column));
     }
-    if let DataFusionError::External(inner) = cause.find_root() {
-        if let Some(ours) = inner.downcast_ref::<Error>() {
-            return copy_of(ours);
-        }
+    if let Some(ours) = Error::inside(&cause) {
+        return ours;
     }
     let error = match cause.find_root() {
         DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
@@ -105,52 +103,4 @@ fn listed(columns: &[String]) -> String {
     let shown: Vec<_> = columns.iter().take(20).map(|name| format!("`{name}`")).collect();
     let more = columns.len().saturating_sub(shown.len());
     if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
-}
-
-/// An error of ours that DataFusion carried: the same, as far as it can be said again.
-pub fn copy_of(error: &Error) -> Error {
-    let place = error.place();
-    let mut copy = Error::new(error.kind(), error.message());
-    if let Some(table) = &place.table {
-        copy = copy.in_table(table);
-    }
-    if let Some(file) = &place.file {
-        copy = copy.in_file(file);
-    }
-    if let Some(row) = place.row {
-        copy = copy.in_row(row);
-    }
-    if let Some(query) = &place.query {
-        copy = copy.in_query(query);
-    }
-    if let Some(cause) = std::error::Error::source(error) {
-        copy = copy.because(cause.to_string());
-    }
-    match error.hint_text() {
-        Some(hint) => copy.hint(hint),
-        None => copy,
-    }
-}
-
-/// What a failure while rows flow means: an error of ours comes back as it was; want of memory is to be
-/// retried; anything else is the data's.
-pub fn running_error(cause: DataFusionError) -> Error {
-    match cause.find_root() {
-        DataFusionError::External(inner) => {
-            if let Some(ours) = inner.downcast_ref::<Error>() {
-                return copy_of(ours);
-            }
-        }
-        DataFusionError::ResourcesExhausted(_) => {
-            return Error::retry("there is not enough memory for this")
-                .because(cause)
-                .hint("raise pipeline_config.memory, or lower batch_bytes or tables_at_once");
-        }
-        DataFusionError::IoError(_) => {
-            return Error::retry("a temporary file cannot be written or read").because(cause).hint("is the disk full?");
-        }
-        DataFusionError::Internal(_) => return Error::new(Kind::Bug, "the query engine failed").because(cause),
-        _ => {}
-    }
-    Error::data("a value cannot be transformed").because(cause)
 }

@@ -14,7 +14,6 @@ use super::columns::{self, same};
 use super::evolve::{self, Wanted};
 use super::place::Part;
 use super::stage::{FILE_BYTES_MAX, Stage, Staged};
-use super::trouble;
 use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::sink::{Attempt, Column, Prepared, Rows, Target};
@@ -62,7 +61,7 @@ pub(super) async fn prepare(
         now: sink.clock.now(),
         file_bytes_max: FILE_BYTES_MAX,
     };
-    let laid_out = rows.stream.map(|batch| layout.lay_out(&batch.map_err(trouble::stream)?));
+    let laid_out = rows.stream.map(|batch| layout.lay_out(&batch.map_err(Error::of_rows)?));
     let files = stage.write(laid_out.boxed()).await.map_err(in_table)?;
     let data =
         have.into_iter().filter(|column| !columns::added_to_changes().iter().any(|own| same(&own.name, &column.name)));
