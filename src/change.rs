@@ -200,13 +200,15 @@ impl SequenceBase {
         self.format(time, self.file_counter, self.row_high_bits | row_and_half(row, half))
     }
 
-    /// The sequence of a change that carries DMS's `AR_H_CHANGE_SEQ`, the only true order.
+    /// The sequence of a change that carries DMS's `AR_H_CHANGE_SEQ`, the only true order. Bits of the file's
+    /// identity stand before the row, so that no two changes share a sequence: where two files claim the same
+    /// place in the order, one of them wins whichever comes first.
     ///
     /// # Errors
     /// [`Data`](crate::error::Kind::Data) where `change_seq` is not its 35 digits.
     pub fn exact(&self, change_seq: &str, row: u64, half: Half) -> Result<String> {
         let (time_us, counter) = parse_change_seq(change_seq)?;
-        Ok(self.format(time_us, counter, row_and_half(row, half)))
+        Ok(self.format(time_us, counter, self.row_high_bits | row_and_half(row, half)))
     }
 
     fn format(&self, time: u64, counter: u64, row: u64) -> String {

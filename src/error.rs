@@ -11,6 +11,11 @@ use datafusion::error::DataFusionError;
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// No more of a line is shown.
+const EXCERPT_CHARACTERS_MAX: usize = 240;
+/// No more of a cause is said.
+const CAUSE_CHARACTERS_MAX: usize = 2_000;
+
 /// What the caller must do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -163,7 +168,7 @@ impl Error {
     pub fn at(mut self, line: u64, column: u64, text: &str) -> Self {
         self.0.place.line_column = Some((line, column));
         self.0.excerpt =
-            usize::try_from(line).ok().and_then(|line| text.lines().nth(line.saturating_sub(1))).map(str::to_owned);
+            usize::try_from(line).ok().and_then(|line| text.lines().nth(line.saturating_sub(1))).map(excerpt);
         self
     }
 
@@ -217,6 +222,10 @@ impl Error {
     }
 }
 
+fn excerpt(line: &str) -> String {
+    line.chars().take(EXCERPT_CHARACTERS_MAX).collect()
+}
+
 /// The first error of a type in a chain of causes.
 pub fn find<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
@@ -236,6 +245,7 @@ fn causes(error: &Error) -> Vec<String> {
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
         let text = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let text: String = text.chars().take(CAUSE_CHARACTERS_MAX).collect();
         if !said.contains(&text) {
             said.push_str(&text);
             out.push(text);

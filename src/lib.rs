@@ -1,19 +1,34 @@
 //! freshet carries change-data-capture files through SQL into tables. See ARCHITECTURE.md.
 //!
-//! The modules in reading order; each imports only from those above it.
+//! The modules in reading order; each imports only from those above it. The comments keep them in this order.
 
-pub mod adhoc;
-pub mod batch;
-pub mod catalog;
-pub mod change;
-pub mod cli;
-pub mod clock;
-pub mod config;
+// Values, without I/O.
 pub mod error;
-pub mod ledger;
-pub mod observe;
-pub mod pipeline;
-pub mod sink;
-pub mod source;
-pub mod transform;
+// ↓
+pub mod clock;
 pub mod types;
+// ↓
+pub mod change;
+// ↓
+pub mod batch;
+
+// What the user wrote, files as tables, SQL as plans.
+pub mod config;
+// ↓
+pub mod catalog;
+// ↓
+pub mod transform;
+
+// The three that never import each other, and where they meet.
+pub mod source;
+// ↓
+pub mod sink;
+// ↓
+pub mod ledger;
+pub mod pipeline;
+
+// What people use.
+pub mod adhoc;
+pub mod observe;
+// ↓
+pub mod cli;

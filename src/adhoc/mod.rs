@@ -10,7 +10,7 @@ use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
 use datafusion::common::TableReference;
 use datafusion::datasource::ViewTable;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::context::SQLOptions;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -78,10 +78,7 @@ impl AdHoc {
                 .hint("point --files at a folder of .parquet, .parquet.gz, .csv or .csv.gz files in a known layout"));
         }
         let one_table = SharedMemory::new(usize::try_from(config.pipeline.memory_bytes).unwrap_or(usize::MAX), 1, 0);
-        let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(one_table.table_pool())
-            .build_arc()
-            .map_err(|cause| Error::bug("no runtime for queries").because(cause))?;
+        let runtime = setup::runtime(&config, one_table.table_pool())?;
         let session = setup::session(runtime, BARE_NAMES);
         let opener = Opener::new(source.store(), staging_of(&config));
         Ok(Self { config, session, opener, tables, columns: Mutex::default(), notes: Mutex::default(), left })
@@ -156,6 +153,8 @@ impl AdHoc {
     pub async fn run(&self, prepared: &Prepared, statement: Statement) -> Result<SendableRecordBatchStream> {
         let fail = |cause| place::planning_error(cause, &prepared.sql, &prepared.columns);
         let plan = self.session.state().statement_to_plan(statement).await.map_err(fail)?;
+        let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false);
+        only_reads.verify_plan(&plan).map_err(fail)?;
         let frame = self.session.execute_logical_plan(plan).await.map_err(fail)?;
         frame.execute_stream().await.map_err(Error::of_rows)
     }
@@ -264,3 +263,6 @@ fn groups(opened: Vec<OpenedFile>) -> Vec<(SchemaRef, Vec<Arc<OpenedFile>>)> {
     }
     groups
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,10 @@ pub fn override_column(array: &ArrayRef, to: &ColumnType) -> std::result::Result
     if array.data_type() == &arrow {
         return Ok(Arc::clone(array));
     }
+    if array.data_type() == &DataType::Null {
+        // A NullArray says of each value that it is valid.
+        return Ok(new_null_array(&arrow, array.len()));
+    }
     let misfit = |index| Misfit { index, error: Error::data(format!("{} is not a {to}", shown(array, index))) };
     let cast = if *to == ColumnType::Bool && bits::possible(array.data_type()) {
         bits::to_boolean(array).map_err(|bad| misfit(bad.index))?
@@ -53,9 +57,6 @@ pub fn override_column(array: &ArrayRef, to: &ColumnType) -> std::result::Result
 
 /// A cast that turns what does not fit into NULL.
 fn lossy_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
-    if array.data_type() == &DataType::Null {
-        return Ok(new_null_array(to, array.len()));
-    }
     let options = CastOptions { safe: true, ..CastOptions::default() };
     cast_with_options(array, to, &options)
         .map_err(|cause| Error::data(format!("{} cannot become {to}", array.data_type())).because(cause))

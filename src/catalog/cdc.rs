@@ -29,7 +29,7 @@ pub const HIDDEN_FILE_ID: &str = "__freshet_file_id";
 /// Carried past the SQL, which cannot see it: the row's number.
 pub const HIDDEN_ROW: &str = "__freshet_file_row";
 
-/// The column in which DMS says what a change is.
+/// The column in which DMS says what a change is; only so spelled, as a table may have an `op` of its own.
 pub const DMS_OPERATION: &str = "Op";
 /// The column that a DMS transformation rule fills with the true order.
 pub const DMS_CHANGE_SEQ: &str = "AR_H_CHANGE_SEQ";

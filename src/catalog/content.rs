@@ -60,23 +60,29 @@ impl Drop for Bound {
 /// A file on local disk that vanishes with its last reader.
 #[derive(Debug)]
 pub struct StagedFile {
-    file: tempfile::NamedTempFile,
+    path: tempfile::TempPath,
     len: u64,
     _bound: Bound,
 }
 
 impl StagedFile {
     /// Takes over a file of `len` bytes, and its share of the bound on staging files.
+    ///
+    /// It is closed between reads: a batch may have more files than a process may have open.
     pub fn new(file: tempfile::NamedTempFile, len: u64, bound: Bound) -> Self {
-        Self { file, len, _bound: bound }
+        Self { path: file.into_temp_path(), len, _bound: bound }
     }
 
-    /// Another handle on it, at its start.
+    /// Opens it, at its start.
     ///
     /// # Errors
     /// [`Retry`](crate::error::Kind::Retry) where the system refuses.
     pub fn reopen(&self) -> Result<std::fs::File> {
-        self.file.reopen().map_err(|cause| Error::retry("a staging file cannot be opened again").because(cause))
+        std::fs::File::open(&self.path).map_err(|cause| {
+            Error::retry("a staging file cannot be opened again")
+                .because(cause)
+                .hint("if too many files are open, raise `ulimit -n` or lower pipeline_config.tables_at_once")
+        })
     }
 }
 
@@ -198,7 +204,7 @@ async fn read_staged(file: Arc<StagedFile>, range: Range<u64>) -> parquet::error
     let read = move || -> std::io::Result<Bytes> {
         let len = usize::try_from(range.end - range.start).map_err(std::io::Error::other)?;
         let mut bytes = vec![0; len];
-        file.file.as_file().read_exact_at(&mut bytes, range.start)?;
+        std::fs::File::open(&file.path)?.read_exact_at(&mut bytes, range.start)?;
         Ok(Bytes::from(bytes))
     };
     let read = tokio::task::spawn_blocking(read).await.map_err(|cause| ParquetError::External(Box::new(cause)))?;

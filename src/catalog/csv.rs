@@ -18,6 +18,9 @@ use crate::catalog::opened::{RawRows, ReadRequest};
 use crate::config::CsvConfig;
 use crate::error::{Error, Result};
 
+/// No CSV header is longer.
+const HEADER_BYTES_MAX: u64 = 1 << 20;
+
 /// How one CSV file is read.
 #[derive(Debug, Clone)]
 pub struct CsvBody {
@@ -50,11 +53,25 @@ fn header(content: &Content, format: &Format, has_header: bool) -> Result<Vec<St
         return Err(Error::user("a CSV file without a header needs its columns' names")
             .hint("set csv: {columns: [Op, id, …]} for the table, or csv: {header: true}"));
     }
+    demand_line_end(content)?;
     let (schema, _) = format.infer_schema(reader(content)?, Some(0)).map_err(damaged)?;
     if schema.fields().is_empty() {
         return Err(Error::data("the CSV file has no header"));
     }
     Ok(schema.fields().iter().map(|field| field.name().clone()).collect())
+}
+
+/// A header without an end would be taken into memory many times over.
+fn demand_line_end(content: &Content) -> Result<()> {
+    let mut begin = Vec::new();
+    reader(content)?
+        .take(HEADER_BYTES_MAX)
+        .read_to_end(&mut begin)
+        .map_err(|cause| Error::retry("the file cannot be read now").because(cause))?;
+    if begin.contains(&b'\n') || content.len() < HEADER_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Error::data(format!("the CSV header does not end within {HEADER_BYTES_MAX} bytes")).hint("is this a CSV file?"))
 }
 
 /// Reads the wanted columns of all rows.

@@ -13,3 +13,8 @@ pub mod opened;
 pub mod parquet;
 pub mod split;
 pub mod table;
+
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod tests;

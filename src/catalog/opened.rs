@@ -19,6 +19,9 @@ use crate::change::{ChangeFile, FileFormat};
 use crate::config::CsvConfig;
 use crate::error::{Error, Kind, Result};
 
+/// No column's name is longer; MySQL's have up to 64 characters.
+const NAME_BYTES_MAX: usize = 1_024;
+
 /// Rows as the file has them, and each row's number in the file.
 #[derive(Debug, Clone)]
 pub struct RawRows {
@@ -150,6 +153,13 @@ fn check_names(schema: &Schema) -> Result<()> {
             return Err(Error::data(format!("the file has a column `{name}`, a name that freshet itself gives"))
                 .hint("names beginning with _cdc_ are reserved; rename the column at the source"));
         }
+        if name.len() > NAME_BYTES_MAX {
+            let begin: String = name.chars().take(40).collect();
+            return Err(Error::data(format!(
+                "the file has a column whose name begins with `{begin}` and does not end"
+            ))
+            .hint("is the file of the format that its name says?"));
+        }
         if !seen.insert(name) {
             return Err(Error::data(format!("the file has two columns named `{name}`")));
         }
@@ -168,7 +178,7 @@ pub fn plain_field(field: &Field) -> Field {
 fn plain_type(data_type: &DataType) -> DataType {
     match data_type {
         DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
-        DataType::BinaryView | DataType::LargeBinary | DataType::FixedSizeBinary(_) => DataType::Binary,
+        DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
         DataType::Dictionary(_, value) => plain_type(value),
         DataType::Timestamp(unit, Some(_)) => DataType::Timestamp(*unit, Some("UTC".into())),
         DataType::List(item) => DataType::List(Arc::new(plain_item(item))),

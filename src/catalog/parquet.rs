@@ -104,8 +104,10 @@ fn row_filter(
     let schema = Arc::new(schema.project(&columns).ok()?);
     let predicate = reassign_expr_columns(Arc::clone(predicate), &schema).ok()?;
     let mask = ProjectionMask::roots(metadata.metadata().file_metadata().schema_descr(), columns);
+    let own: Vec<usize> = (0..schema.fields().len()).collect();
     let evaluate = move |batch: RecordBatch| {
-        let batch = batch.with_schema(Arc::clone(&schema))?;
+        // The reader adds its row numbers to what was asked for.
+        let batch = batch.project(&own)?.with_schema(Arc::clone(&schema))?;
         let value = predicate.evaluate(&batch).and_then(|value| value.into_array(batch.num_rows()))?;
         Ok(value.as_boolean_opt().cloned().unwrap_or_else(|| BooleanArray::from(vec![true; batch.num_rows()])))
     };
@@ -140,6 +142,10 @@ impl RowGroupStatistics {
         column: &Column,
         get: impl FnOnce(&StatisticsConverter<'_>) -> parquet::errors::Result<T>,
     ) -> Option<T> {
+        // Statistics leave NaN out, which SQL takes for greater than any number.
+        if self.schema.field_with_name(&column.name).ok()?.data_type().is_floating() {
+            return None;
+        }
         let descriptor = self.metadata.file_metadata().schema_descr();
         get(&StatisticsConverter::try_new(&column.name, &self.schema, descriptor).ok()?).ok()
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, new_null_array};
 use arrow::compute::kernels::cmp::distinct;
+use arrow::compute::kernels::zip::zip;
 use arrow::compute::{and, interleave, is_not_null, or, take};
 use arrow::datatypes::{DataType, Schema};
 
@@ -19,6 +20,8 @@ use crate::error::{Error, Result};
 pub struct SplitRules {
     /// For each key column that has one: its index and that of its before-image.
     keys: Vec<(usize, usize)>,
+    /// All key columns, with or without a before-image.
+    key_columns: Vec<usize>,
     /// For every column of the file: the index of its before-image.
     before: Vec<Option<usize>>,
     /// Columns that say the same of both halves.
@@ -46,16 +49,14 @@ impl SplitRules {
             let name = format!("{DMS_BEFORE_IMAGE}{}", schema.field(index).name());
             find_column(schema, &name)
         };
-        let keys: Vec<(usize, usize)> = key
-            .iter()
-            .filter_map(|name| find_column(schema, name))
-            .filter_map(|index| Some((index, image_of(index)?)))
-            .collect();
+        let key_columns: Vec<usize> = key.iter().filter_map(|name| find_column(schema, name)).collect();
+        let keys: Vec<(usize, usize)> =
+            key_columns.iter().filter_map(|index| Some((*index, image_of(*index)?))).collect();
         if keys.is_empty() {
             return None;
         }
         let before = (0..schema.fields().len()).map(image_of).collect();
-        Some(Self { keys, before, controls: controls.indices().collect(), operation })
+        Some(Self { keys, key_columns, before, controls: controls.indices().collect(), operation })
     }
 
     /// Every column that must be read so that `wanted` can be split.
@@ -124,13 +125,23 @@ impl SplitRules {
         picks: &[(usize, usize)],
     ) -> Result<ArrayRef> {
         let old = match self.before.get(index).copied().flatten().and_then(|image| source.column(image)) {
-            Some(image) => of_type(image, column.data_type())?,
-            None if self.controls.contains(&index) => Arc::clone(column),
+            Some(image) => {
+                let image = of_type(image, column.data_type())?;
+                // A key column whose before-image is NULL did not change.
+                if self.key_columns.contains(&index) { or_else(&image, column)? } else { image }
+            }
+            None if self.controls.contains(&index) || self.key_columns.contains(&index) => Arc::clone(column),
             // What the row held before is not known.
             None => new_null_array(column.data_type(), column.len()),
         };
         interleave(&[column.as_ref(), old.as_ref()], picks).map_err(arrow_bug)
     }
+}
+
+/// The first array's values, and where they are NULL the second's.
+fn or_else(first: &ArrayRef, second: &ArrayRef) -> Result<ArrayRef> {
+    let known = is_not_null(first).map_err(arrow_bug)?;
+    zip(&known, first, second).map_err(arrow_bug)
 }
 
 fn of_type(array: &ArrayRef, data_type: &DataType) -> Result<ArrayRef> {
@@ -189,6 +200,16 @@ mod tests {
         let got = split(&[("D", 2, "b", Some(1)), ("U", 3, "c", Some(3)), ("U", 4, "d", None)]);
         assert!(got.deletes.is_none());
         assert_eq!(got.batch.num_rows(), 3);
+    }
+
+    #[test]
+    fn a_key_column_without_a_before_image_keeps_its_value() {
+        let batch = batch(&[("U", 2, "b", Some(1))]);
+        let controls = ControlColumns { operation: Some(0), ..ControlColumns::default() };
+        let rules = SplitRules::find(&batch.schema(), &["id".to_owned(), "name".to_owned()], &controls).unwrap();
+        let got = rules.split(batch, &[0, 1, 2, 3], Int64Array::from(vec![0])).unwrap();
+        let names: Vec<_> = got.batch.column(2).as_string::<i32>().iter().collect();
+        assert_eq!(names, [Some("b"), Some("b")]);
     }
 
     #[test]

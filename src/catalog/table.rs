@@ -74,9 +74,11 @@ impl TableShape {
             fields.push(visible_field(field, cast)?);
             columns.push(Visible { source: Some(index), cast: cast.cloned() });
         }
-        let lacking = rules.overrides.keys().chain(known.iter().filter(|_| rules.auto_schema));
+        // As other files spell it, where they have it.
+        let lacking = known.iter().filter(|_| rules.auto_schema).chain(rules.overrides.keys());
         for name in lacking {
-            if find_column(file, name).is_none() && !fields.iter().any(|field: &Field| field.name() == name) {
+            let there = fields.iter().any(|field: &Field| field.name().eq_ignore_ascii_case(name));
+            if find_column(file, name).is_none() && !there {
                 let data_type = override_of(&rules.overrides, name).map_or(DataType::Null, ColumnType::to_arrow);
                 fields.push(Field::new(name, data_type, true));
                 columns.push(Visible { source: None, cast: None });
@@ -105,6 +107,16 @@ fn visible_field(field: &Field, cast: Option<&ColumnType>) -> Result<Field> {
         .hint("leave the override out and convert in the table's SQL"));
     }
     Ok(Field::new(field.name(), to.to_arrow(), true))
+}
+
+impl TableShape {
+    /// The columns that files lack and that have no type, if there are any.
+    pub fn untyped(&self) -> Option<String> {
+        let own = self.columns.iter().zip(self.schema.fields());
+        let names = own.filter(|(column, field)| column.source.is_none() && *field.data_type() == DataType::Null);
+        let names: Vec<String> = names.map(|(_, field)| format!("`{}`", field.name())).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
 }
 
 /// Change files of one schema, as a table that can be scanned.

@@ -11,6 +11,7 @@ use crate::cli::{ConfigArgs, Ended, say, tell};
 use crate::config::{Config, Mode, Order};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::{rows, setup};
+use crate::transform::place;
 use crate::transform::planned::Planned;
 
 /// Files of each table whose schemas are looked at: the oldest and the newest ones.
@@ -52,6 +53,12 @@ pub(super) async fn check(args: CheckArgs) -> Result<Ended> {
             }
             Err(error) => return Err(error),
         }
+    }
+    for (table, files) in found.tables().filter(|(table, _)| config.table(table).is_none()) {
+        let listed: Vec<String> = config.tables.keys().map(ToString::to_string).collect();
+        let near = place::nearest(&table.to_string(), &listed);
+        let near = near.map_or_else(String::new, |near| format!("; did you mean it by `{near}`?"));
+        tell(&format!("note: {files} files of {table} are left, as `databases` does not list it{near}"));
     }
     if checked == 0 {
         return Err(Error::user("there is no such table").hint("name it as database.table"));
@@ -99,6 +106,7 @@ pub(super) async fn plan_all(
             known.push(field.name().clone());
         }
     }
+    transform.demand_columns(opened.iter().map(|file| file.file.kind), &known)?;
     let mut groups: Vec<rows::Group> = Vec::new();
     for file in opened {
         match groups.iter_mut().find(|group| group.files.iter().any(|other| other.schema == file.schema)) {

@@ -261,7 +261,7 @@ impl Default for PipelineConfig {
             table_memory_bytes_min: 32 << 20,
             tables_at_once: 4,
             inflate_memory_bytes_max: 64 << 20,
-            inflate_bytes_max: 8 << 30,
+            inflate_bytes_max: 2 << 30,
             staging: None,
             shutdown_grace: Duration::from_secs(25),
             notification_channels: Vec::new(),

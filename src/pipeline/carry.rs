@@ -27,8 +27,10 @@ const LOST_MAX: u32 = 3;
 enum Outcome {
     /// The files are committed, by this try or by another process.
     Done,
-    /// These are to be tried again: nothing of them was committed.
-    Again(Vec<Vec<ChangeFile>>),
+    /// These are left when another process has claimed the others.
+    Unclaimed(Vec<ChangeFile>),
+    /// The sink lost their rows: nothing of them was committed.
+    Lost(Vec<ChangeFile>),
 }
 
 impl TableRun<'_> {
@@ -45,12 +47,13 @@ impl TableRun<'_> {
             }
             match self.try_batch(&files, report).await {
                 Ok(Outcome::Done) => {}
-                Ok(Outcome::Again(parts)) => {
+                Ok(Outcome::Unclaimed(files)) => waiting.push(files),
+                Ok(Outcome::Lost(files)) => {
                     lost += 1;
                     if lost > LOST_MAX {
                         return Err(Error::retry("the batch's prepared rows were lost again and again"));
                     }
-                    waiting.extend(parts);
+                    waiting.push(files);
                 }
                 Err(error) if error.kind() == Kind::Data => waiting.extend(self.blame(files, error, report).await?),
                 Err(error) => return Err(error),
@@ -108,18 +111,13 @@ impl TableRun<'_> {
         };
         let number = match self.ledger.claim(intent).await? {
             Claim::Taken(number) => number,
-            Claim::Refused(claimed) => return Ok(Outcome::Again(vec![self.unclaimed(&files, &claimed)])),
+            Claim::Refused(claimed) => return Ok(Outcome::Unclaimed(unclaimed(&files, &claimed))),
         };
         match self.commit(&target, number, &prepared).await? {
             CommitOutcome::Committed => self.committed(&files, prepared.rows, report),
-            CommitOutcome::Lost => return Ok(Outcome::Again(vec![files])),
+            CommitOutcome::Lost => return Ok(Outcome::Lost(files)),
         }
         Ok(Outcome::Done)
-    }
-
-    /// What is left when another process has claimed some of the files.
-    fn unclaimed(&self, files: &[ChangeFile], claimed: &[FileId]) -> Vec<ChangeFile> {
-        files.iter().filter(|file| !claimed.contains(&file.id())).cloned().collect()
     }
 
     /// Opens the files side by side. One that cannot be read now is left for the next run.
@@ -148,6 +146,7 @@ impl TableRun<'_> {
         for file in &opened {
             self.learn(file);
         }
+        self.transform.demand_columns(opened.iter().map(|file| file.file.kind), self.known())?;
         let mut groups: Vec<(SchemaRef, Group)> = Vec::new();
         for file in opened {
             if let Some((_, group)) = groups.iter_mut().find(|(schema, _)| *schema == file.schema) {
@@ -178,6 +177,11 @@ impl TableRun<'_> {
         }
         Ok(begun.clone())
     }
+}
+
+/// What is left when another process has claimed some of the files.
+fn unclaimed(files: &[ChangeFile], claimed: &[FileId]) -> Vec<ChangeFile> {
+    files.iter().filter(|file| !claimed.contains(&file.id())).cloned().collect()
 }
 
 async fn open_patiently(opener: Opener, file: ChangeFile, csv: CsvConfig) -> Result<OpenedFile> {

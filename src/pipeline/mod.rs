@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -66,9 +65,11 @@ pub struct RunReport {
 }
 
 impl RunReport {
-    /// Whether every file found its way: nothing set aside, nothing stopped.
+    /// Whether every file found its way: nothing set aside, nothing left, nothing stopped.
     pub fn clean(&self) -> bool {
-        self.tables.values().all(|table| table.set_aside.is_empty() && table.stopped.is_none())
+        let clean =
+            |table: &TableReport| table.set_aside.is_empty() && table.left.is_empty() && table.stopped.is_none();
+        self.tables.values().all(clean)
     }
 }
 
@@ -103,8 +104,13 @@ impl Pipeline {
         for table in self.ledger.tables().await? {
             work.entry(table).or_default();
         }
+        // Delivery is at least once: a file may come twice in one run.
+        let mut delivered = HashSet::new();
         for file in deliveries.iter().flat_map(|delivery| &delivery.files) {
-            work.entry(file.table.clone()).or_default().push(file.clone());
+            let files = work.entry(file.table.clone()).or_default();
+            if delivered.insert(file.id()) {
+                files.push(file.clone());
+            }
         }
         let mut done = HashSet::new();
         let mut running = JoinSet::new();
@@ -158,10 +164,10 @@ impl Pipeline {
 
     async fn run_table_inside(self, table: TableName, files: Vec<ChangeFile>) -> (TableReport, HashSet<FileId>) {
         let mut report = TableReport::default();
-        let runtime = RuntimeEnvBuilder::new().with_memory_pool(self.memory.table_pool()).build_arc();
+        let runtime = setup::runtime(&self.config, self.memory.table_pool());
         let run = match runtime {
             Ok(runtime) => TableRun::open(&self, &table, files, runtime).await,
-            Err(cause) => Err(Error::bug("no runtime for queries").because(cause)),
+            Err(error) => Err(error),
         };
         let mut run = match run {
             Ok(run) => run,
@@ -176,3 +182,6 @@ impl Pipeline {
         (report, done)
     }
 }
+
+#[cfg(test)]
+mod tests;

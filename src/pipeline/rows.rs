@@ -135,11 +135,14 @@ impl Conform {
     /// A row without a key, or with one that equals nothing, could never be found again.
     fn check_key(&self, batch: &RecordBatch, name: &str) -> Result<()> {
         let Some(array) = output(batch, name) else { return Err(Error::bug("a transform lost its key")) };
-        let wrong = (0..array.len()).find(|index| array.is_null(*index) || is_nan(array, *index));
+        // A column that the file lacks is a NullArray, which has no mask of its own.
+        let nulls = array.logical_nulls();
+        let is_null = |index: usize| nulls.as_ref().is_some_and(|nulls| nulls.is_null(index));
+        let wrong = (0..array.len()).find(|index| is_null(*index) || is_nan(array, *index));
         match wrong {
             None => Ok(()),
             Some(index) => {
-                let what = if array.is_null(index) { "NULL" } else { "NaN" };
+                let what = if is_null(index) { "NULL" } else { "NaN" };
                 Err(self
                     .at_row(Error::data(format!("the key column `{name}` is {what}")), batch, index)
                     .hint("is `key` right for this table, and does the file hold whole rows?"))

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::SessionContext;
 
 use crate::catalog::cdc::CdcRules;
 use crate::catalog::table::ReadRules;
 use crate::change::TableName;
 use crate::config::{Config, TableConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::transform::planned::Transform;
 use crate::transform::rules::Wanted;
 use crate::transform::{query, session as transform_session};
@@ -48,6 +49,21 @@ pub fn read_rules(table_config: &TableConfig) -> ReadRules {
 /// The table's name at the sink.
 pub fn target_name(table: &TableName, table_config: &TableConfig) -> TableName {
     table_config.target.clone().unwrap_or_else(|| table.clone())
+}
+
+/// Memory from this pool; what operators spill goes where staging files go.
+///
+/// # Errors
+/// [`Retry`](crate::error::Kind::Retry) where the folder cannot be used.
+pub fn runtime(config: &Config, memory: Arc<dyn MemoryPool>) -> Result<Arc<RuntimeEnv>> {
+    let builder = RuntimeEnvBuilder::new().with_memory_pool(memory);
+    let builder = match &config.pipeline.staging {
+        Some(folder) => builder.with_temp_file_path(folder),
+        None => builder,
+    };
+    builder.build_arc().map_err(|cause| {
+        Error::retry("the folder for temporary files cannot be used").because(cause).hint("see pipeline_config.staging")
+    })
 }
 
 /// A session for one table, on all cores.

@@ -1,4 +1,8 @@
 //! Binds a planned transform to the files of a batch, and carries each row's file and number past the SQL.
+//!
+//! Latest-per-key is left to the merge. Were it applied within a batch, a value that cannot be transformed would go
+//! unnoticed in a row that a later one of the same batch replaces, and be an error where the two are cut apart:
+//! how files are cut would show.
 
 use std::sync::Arc;
 
@@ -6,7 +10,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result as DataFusionResult};
 use datafusion::datasource::provider_as_source;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection, SubqueryAlias};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection, SubqueryAlias, lit};
 
 use crate::catalog::cdc::{HIDDEN_FILE_ID, HIDDEN_ROW};
 use crate::error::{Error, Result};
@@ -38,6 +42,13 @@ fn bind_node(node: LogicalPlan, table: &Arc<dyn TableProvider>) -> DataFusionRes
         }
         LogicalPlan::SubqueryAlias(alias) => {
             SubqueryAlias::try_new(alias.input, alias.alias).map(LogicalPlan::SubqueryAlias)
+        }
+        LogicalPlan::Window(window) => {
+            // The rules allow a window only as `row_number() = 1`: so every row is its key's first.
+            let columns = window.input.schema().columns().into_iter().map(Expr::Column);
+            let firsts = window.window_expr.iter().map(|expr| lit(1_u64).alias(expr.schema_name().to_string()));
+            let exprs: Vec<Expr> = columns.chain(firsts).collect();
+            Projection::try_new(exprs, window.input).map(LogicalPlan::Projection)
         }
         other => other.recompute_schema(),
     }

@@ -8,4 +8,8 @@ pub mod planned;
 pub mod query;
 pub mod rules;
 pub mod session;
+pub mod syntax;
 pub mod trace;
+
+#[cfg(test)]
+mod tests;

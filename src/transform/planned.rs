@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Schema};
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
 use datafusion::common::Column;
 use datafusion::common::config::Dialect;
 use datafusion::datasource::empty::EmptyTable;
-use datafusion::logical_expr::{Case, Expr, LogicalPlan, LogicalPlanBuilder, lit};
+use datafusion::logical_expr::{Case, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, lit};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast;
@@ -16,12 +16,13 @@ use datafusion::sql::sqlparser::ast;
 use crate::catalog::cdc;
 use crate::catalog::opened::OpenedFile;
 use crate::catalog::table::{ChangeTable, ReadRules, TableShape};
-use crate::change::TableName;
+use crate::change::{FileKind, TableName};
+use crate::config::Order;
 use crate::error::{Error, Result};
 use crate::transform::query::{self, QueryText};
 use crate::transform::rules::{self, Settled, Wanted};
 use crate::transform::trace::{self, Violation};
-use crate::transform::{bind, names, place};
+use crate::transform::{bind, names, place, syntax};
 
 /// What is known of a table's transform before any file is seen.
 #[derive(Debug, Clone)]
@@ -82,11 +83,20 @@ impl Transform {
         let columns: Vec<String> = shape.schema.fields().iter().map(|field| field.name().clone()).collect();
         let own = [self.table.database.clone(), self.table.table.clone()];
         let sql = names::respell(&sql, &columns.iter().cloned().chain(own).collect::<BTreeSet<_>>())?;
+        syntax::check(&sql).map_err(|violation| refused(violation, &sql))?;
         self.register(session, &shape)?;
-        let plan = one_query(session, &sql).await.map_err(|cause| place::planning_error(cause, &sql, &columns))?;
+        let plan = one_query(session, &sql).await.map_err(|cause| {
+            let error = place::planning_error(cause, &sql, &columns);
+            match shape.untyped() {
+                Some(names) if error.hint_text().is_none() => error.hint(format!(
+                    "these columns are not in this file, so they are NULL of no type: {names}. schema_override gives them one"
+                )),
+                _ => error,
+            }
+        })?;
         let outputs = rules::output_names(plan.schema());
-        let settled = trace::trace(&plan)
-            .and_then(|traced| rules::settle(&traced, &outputs, &self.wanted))
+        let settled = trace::trace(&plan, &self.table)
+            .and_then(|traced| rules::settle(&traced, &outputs, &self.wanted, &shape.schema))
             .map_err(|violation| refused(violation, &sql))?;
         let plan = match &self.delete_when {
             Some(condition) => delete_when(session, plan, condition)?,
@@ -94,6 +104,30 @@ impl Transform {
         };
         let read = ReadRules { key: settled.key_sources.clone(), ..self.read.clone() };
         Ok(Planned { sql, settled, outputs, read, shape, plan })
+    }
+
+    /// Demands that the columns by which changes are ordered exist, among those `known` of the table: a typo in
+    /// the configuration is no fault of the files. A single file that lacks one is.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where no file of the table has them.
+    pub fn demand_columns(&self, kinds: impl IntoIterator<Item = FileKind>, known: &[String]) -> Result<()> {
+        if kinds.into_iter().all(|kind| kind == FileKind::Load) {
+            return Ok(());
+        }
+        let rules = &self.read.cdc;
+        let exact = (rules.order == Order::Exact).then_some((cdc::DMS_CHANGE_SEQ, "order: exact"));
+        let timestamp = rules.timestamp_column.as_deref().map(|name| (name, "timestamp_column"));
+        for (name, key) in timestamp.into_iter().chain(exact) {
+            if !known.iter().any(|column| column.eq_ignore_ascii_case(name)) {
+                let near =
+                    place::nearest(name, known).map_or_else(String::new, |near| format!("did you mean `{near}`? "));
+                return Err(Error::user(format!("no file of the table has the column `{name}`, which {key} demands"))
+                    .in_table(&self.table)
+                    .hint(format!("{near}Mend or remove `{key}` in the configuration")));
+            }
+        }
+        Ok(())
     }
 
     /// Makes the table known to the session, without rows.
@@ -162,6 +196,15 @@ fn delete_when(session: &SessionContext, plan: LogicalPlan, condition: &str) -> 
         .create_logical_expr(&condition, bare.schema())
         .map_err(|cause| fail(place::planning_error(cause, &condition, &outputs)))?;
     rules::check_expression(&expr).map_err(|violation| fail(refused(violation, &condition)))?;
+    let gives =
+        expr.get_type(bare.schema()).map_err(|cause| fail(place::planning_error(cause, &condition, &outputs)))?;
+    if !matches!(gives, DataType::Boolean | DataType::Null) {
+        return Err(fail(Error::user(format!("`{condition}` gives {gives}, not true or false")))
+            .hint("compare with something: delete_when: \"status = 'gone'\""));
+    }
+    if !outputs.iter().any(|name| name == cdc::OPERATION) {
+        return Err(fail(Error::user(format!("delete_when needs `{}` among the output columns", cdc::OPERATION))));
+    }
     let projected: Vec<Expr> = outputs
         .iter()
         .map(|name| match name.as_str() {

@@ -31,20 +31,19 @@ pub fn find(config: &Config, table: &TableName, table_config: &TableConfig) -> R
     if let Some(path) = &table_config.query {
         return read(path).map(Some).map_err(|error| error.in_table(table));
     }
+    let file = format!("{}.sql", table.table);
     for database in [table.database.as_str(), "_all"] {
-        if let Some(path) = file_named(&config.queries.join(database), &format!("{}.sql", table.table)) {
+        let path = config.queries.join(database).join(&file);
+        if is_plain(database) && is_plain(&file) && path.is_file() {
             return read(&path).map(Some).map_err(|error| error.in_table(table));
         }
     }
     Ok(None)
 }
 
-/// The file of this name in the folder. Only a plain name is looked for: a table called `../x` has no file.
-fn file_named(folder: &Path, name: &str) -> Option<PathBuf> {
-    let plain =
-        Path::new(name).components().count() == 1 && !name.contains(['/', '\\', '\0']) && !name.starts_with('.');
-    let path = folder.join(name);
-    (plain && path.is_file()).then_some(path)
+/// Only plain names are looked for: a table called `../x` has no file.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['/', '\\', '\0']) && !name.starts_with('.')
 }
 
 fn read(path: &Path) -> Result<QueryText> {
@@ -60,6 +59,8 @@ fn read(path: &Path) -> Result<QueryText> {
             .in_query(path.display()));
     }
     let sql = std::fs::read_to_string(path).map_err(unreadable)?;
+    // Editors on Windows begin a file with a byte order mark.
+    let sql = sql.trim_start_matches('\u{feff}').to_owned();
     Ok(QueryText { path: path.to_owned(), sql })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use arrow::datatypes::{DataType, Schema};
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::{Expr, Volatility};
@@ -33,16 +34,16 @@ pub struct Settled {
     pub key_sources: Vec<String>,
 }
 
-/// Checks a traced plan against the rules; `names` are its outputs'.
+/// Checks a traced plan against the rules; `names` are its outputs', `source` what SQL sees.
 ///
 /// # Errors
 /// The first violation.
-pub fn settle(traced: &Traced, names: &[String], wanted: &Wanted) -> Result<Settled, Violation> {
+pub fn settle(traced: &Traced, names: &[String], wanted: &Wanted, source: &Schema) -> Result<Settled, Violation> {
     for expr in traced.outputs.iter().chain(&traced.filters) {
         check_expression(expr)?;
     }
     check_names(traced, names)?;
-    let (key, key_sources) = key(traced, names, wanted)?;
+    let (key, key_sources) = key(traced, names, wanted, source)?;
     let mode = wanted.mode.unwrap_or(if key.is_empty() { Mode::Append } else { Mode::Merge });
     match mode {
         Mode::Append if traced.latest.is_some() => {
@@ -108,6 +109,9 @@ fn check_names(traced: &Traced, names: &[String]) -> Result<(), Violation> {
     let mut seen = BTreeSet::new();
     for (name, output) in names.iter().zip(&traced.outputs) {
         let folded = name.to_lowercase();
+        if folded.starts_with("__freshet_") {
+            return Err(Violation::new(format!("`{name}` is a name that freshet itself gives"), &[name]));
+        }
         if SINK_COLUMNS.contains(&folded.as_str()) {
             return Err(Violation::new(format!("the column `{name}` is added by the sink"), &[name]));
         }
@@ -125,7 +129,12 @@ fn check_names(traced: &Traced, names: &[String]) -> Result<(), Violation> {
 }
 
 /// The key as outputs and as source columns.
-fn key(traced: &Traced, names: &[String], wanted: &Wanted) -> Result<(Vec<String>, Vec<String>), Violation> {
+fn key(
+    traced: &Traced,
+    names: &[String],
+    wanted: &Wanted,
+    source: &Schema,
+) -> Result<(Vec<String>, Vec<String>), Violation> {
     let outputs: Vec<usize> = match (&wanted.key, &traced.latest) {
         (Some(key), _) => key.iter().map(|name| output_named(names, name)).collect::<Result<_, _>>()?,
         (None, Some(latest)) => {
@@ -133,7 +142,7 @@ fn key(traced: &Traced, names: &[String], wanted: &Wanted) -> Result<(Vec<String
         }
         (None, None) => Vec::new(),
     };
-    let sources = outputs.iter().map(|output| key_source(&traced.outputs[*output], &names[*output]));
+    let sources = outputs.iter().map(|output| key_source(&traced.outputs[*output], &names[*output], source));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
     Ok((outputs.iter().map(|output| names[*output].clone()).collect(), sources))
 }
@@ -159,20 +168,27 @@ fn source_column(expr: &Expr) -> Option<&str> {
 }
 
 /// The source column behind a key column: bare, or through a cast that keeps different values different.
-fn key_source(expr: &Expr, name: &str) -> Result<String, Violation> {
+fn key_source(expr: &Expr, name: &str, source: &Schema) -> Result<String, Violation> {
+    let from = |inner: &Expr| source.field_with_name(source_column(inner)?).ok().map(|field| field.data_type().clone());
     let through_cast = match bare(expr) {
-        Expr::Cast(cast) if injective(cast.field.data_type()) => source_column(&cast.expr),
+        Expr::Cast(cast) if from(&cast.expr).is_some_and(|from| injective(&from, cast.field.data_type())) => {
+            source_column(&cast.expr)
+        }
         other => source_column(other),
     };
     through_cast.map(str::to_owned).ok_or_else(|| {
-        Violation::new(format!("the key column `{name}` must be a source column as it is, renamed at most"), &[name])
+        let message =
+            format!("the key column `{name}` must be a source column as it is, renamed at most, or an integer cast");
+        Violation::new(message, &[name])
     })
 }
 
-/// Casts to these never make two different integers, texts or dates equal, or else fail.
-fn injective(to: &arrow::datatypes::DataType) -> bool {
-    use arrow::datatypes::DataType as D;
-    matches!(to, D::Int64 | D::UInt64 | D::Utf8 | D::LargeUtf8 | D::Utf8View)
+/// Whether the cast keeps different values different, and equal values of every integer type equal. From text,
+/// decimals, floats and times it would not: `01` and `1`, 1.2 and 1.7 become one.
+fn injective(from: &DataType, to: &DataType) -> bool {
+    let text = |data_type: &DataType| matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let integer = from.is_integer() || *from == DataType::Null;
+    (integer && (matches!(to, DataType::Int64 | DataType::UInt64) || text(to))) || (text(from) && text(to))
 }
 
 fn check_merge(traced: &Traced, names: &[String], key: &[String], sources: &[String]) -> Result<(), Violation> {

@@ -15,8 +15,7 @@ pub fn new(runtime: Arc<RuntimeEnv>, default_schema: &str, partitions: usize) ->
     let mut config = SessionConfig::new()
         .with_default_catalog_and_schema("freshet", default_schema)
         .with_target_partitions(partitions.max(1))
-        .with_create_default_catalog_and_schema(true)
-        .with_information_schema(true);
+        .with_create_default_catalog_and_schema(true);
     let options = config.options_mut();
     options.sql_parser.enable_ident_normalization = false;
     options.sql_parser.collect_spans = true;

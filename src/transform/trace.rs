@@ -6,6 +6,8 @@ use datafusion::logical_expr::expr::{WindowFunction, WindowFunctionDefinition};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
 
+use crate::change::TableName;
+
 /// Why a plan is not a transform.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -45,28 +47,35 @@ pub struct Traced {
 /// Traces a plan that reads one table row by row.
 ///
 /// # Errors
-/// The first thing in the plan that is not row-wise.
-pub fn trace(plan: &LogicalPlan) -> Result<Traced, Violation> {
+/// The first thing in the plan that is not row-wise, or a table that is not `table`.
+pub fn trace(plan: &LogicalPlan, table: &TableName) -> Result<Traced, Violation> {
     match plan {
         LogicalPlan::TableScan(scan) => {
+            let own = scan.table_name.table() == table.table
+                && scan.table_name.schema().is_none_or(|schema| schema == table.database);
+            if !own {
+                let other = scan.table_name.to_string();
+                let message = format!("a transform reads its own table, not `{other}`");
+                return Err(Violation::new(message, &[scan.table_name.table().trim_end_matches("()"), "from"]));
+            }
             let names = scan.projected_schema.fields().iter().map(|field| field.name().clone());
             let outputs = names.map(|name| Expr::Column(Column::new_unqualified(name))).collect();
             Ok(Traced { outputs, ..Traced::default() })
         }
-        LogicalPlan::SubqueryAlias(alias) => trace(&alias.input),
-        LogicalPlan::Sort(sort) if sort.fetch.is_none() => trace(&sort.input),
+        LogicalPlan::SubqueryAlias(alias) => trace(&alias.input, table),
+        LogicalPlan::Sort(sort) if sort.fetch.is_none() => trace(&sort.input, table),
         LogicalPlan::Projection(projection) => {
-            let mut traced = trace(&projection.input)?;
+            let mut traced = trace(&projection.input, table)?;
             traced.outputs = substitute_all(&projection.expr, projection.input.schema(), &traced.outputs)?;
             Ok(traced)
         }
         LogicalPlan::Window(window) => {
-            let mut traced = trace(&window.input)?;
+            let mut traced = trace(&window.input, table)?;
             traced.outputs.extend(substitute_all(&window.window_expr, window.input.schema(), &traced.outputs)?);
             Ok(traced)
         }
         LogicalPlan::Filter(filter) => {
-            let mut traced = trace(&filter.input)?;
+            let mut traced = trace(&filter.input, table)?;
             let predicate = substitute(&filter.predicate, filter.input.schema(), &traced.outputs)?;
             add_filter(&mut traced, &predicate)?;
             Ok(traced)
@@ -169,7 +178,7 @@ fn not_row_wise(plan: &LogicalPlan) -> Violation {
         LogicalPlan::Aggregate(_) => ("an aggregate or GROUP BY", &["group", "count", "sum", "max", "min", "avg"]),
         LogicalPlan::Distinct(_) => ("DISTINCT", &["distinct"]),
         LogicalPlan::Limit(_) | LogicalPlan::Sort(_) => ("LIMIT", &["limit", "fetch", "offset"]),
-        LogicalPlan::Join(_) => ("a join", &["join"]),
+        LogicalPlan::Join(_) => ("a join", &["join", "from"]),
         LogicalPlan::Union(_) => ("a set operation", &["union", "intersect", "except"]),
         LogicalPlan::Subquery(_) => ("a subquery in an expression", &["exists", "in"]),
         LogicalPlan::Unnest(_) => ("unnest", &["unnest"]),

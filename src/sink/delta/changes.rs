@@ -11,6 +11,7 @@ use deltalake::delta_datafusion::FileSelection;
 
 use super::columns::{self, same};
 use super::place::TableFolder;
+use super::slices::Slice;
 use super::trouble;
 use crate::error::Result;
 use crate::sink::Column;
@@ -30,6 +31,7 @@ pub(super) async fn latest(
     log: &DeltaTable,
     batches: &[String],
     key: &[Column],
+    slice: Slice,
     session: &SessionContext,
 ) -> Result<Option<DataFrame>> {
     let failed = |cause| trouble::query(folder, "read", cause);
@@ -39,6 +41,11 @@ pub(super) async fn latest(
     }
     let rows = read_files(folder, log, files, session).await?;
     let mine = ident(columns::BATCH).in_list(batches.iter().map(|batch| lit(batch.as_str())).collect(), false);
+    let names: Vec<Expr> = key.iter().map(|column| ident(&column.name)).collect();
+    let rows = match slice.of {
+        1 => rows,
+        _ => rows.filter(slice.holds(names)).map_err(failed)?,
+    };
     let ranked = rows.filter(mine).and_then(|rows| rows.with_column(RANK, rank())).map_err(failed)?;
     let by_key = key.iter().map(|column| ident(&column.name)).collect();
     let mut kept: Vec<_> = columns::of_table(log)?.iter().map(|column| ident(&column.name)).collect();
@@ -73,6 +80,13 @@ pub(super) async fn read_files(
     let selection = FileSelection::from_file_paths(files);
     let provider = table.table_provider().with_session(state).with_file_selection(selection).await.map_err(failed)?;
     session.read_table(provider).map_err(failed)
+}
+
+/// How many rows the files have that may hold rows of these batches.
+pub(super) fn rows_at_most(folder: &TableFolder, log: &DeltaTable, batches: &[String]) -> Result<usize> {
+    let state = log.snapshot().map_err(|cause| trouble::delta(folder, "read", cause))?;
+    let files = state.log_data().into_iter().filter(|file| may_hold(file.stats().as_deref(), batches));
+    Ok(files.filter_map(|file| file.num_records()).sum())
 }
 
 /// The log's files that may hold rows of these batches.

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::sink::Column;
 
 /// What a table is to be like.
+#[derive(Clone)]
 pub(super) struct Wanted<'a> {
     /// Its columns, at least.
     pub(super) columns: Vec<Column>,

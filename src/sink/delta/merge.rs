@@ -23,12 +23,18 @@ use super::changes::{self, IS_DELETE};
 use super::columns::{self, column, same};
 use super::evolve::{self, Wanted};
 use super::place::{Part, TableFolder};
+use super::slices::Slice;
 use super::table::{self, TRIES};
 use super::trouble;
 use crate::config::OnDelete;
 use crate::error::{Error, Result};
 use crate::sink::{Column, MergeAttempt, MergeCounts, Target};
 use crate::types::ColumnType;
+
+/// Rows of the log that one slice of a merge may have, to begin with.
+const SLICE_ROWS: usize = 1_000_000;
+/// Most slices of one merge.
+const SLICES_MAX: u64 = 1_024;
 
 const SOURCE: &str = "freshet_source";
 const TARGET: &str = "freshet_target";
@@ -43,15 +49,27 @@ pub(super) async fn merge(
     if merge.batches.is_empty() {
         return Ok(MergeCounts::default());
     }
-    for tried in 0..TRIES {
-        let once = Once { sink, target, merge, session };
-        match once.run().await {
-            Ok(counts) => return Ok(counts),
-            Err(Setback::Overtaken) => table::pause(tried).await,
-            Err(Setback::Failed(error)) => return Err(error.in_table(&target.source)),
+    let whole = Once { sink, target, merge, session, slice: Slice { number: 0, of: 1 } };
+    let mut of = whole.slices().await?;
+    loop {
+        match in_slices(&whole, of).await {
+            // Finer slices need less memory; those already merged are merged again, which changes nothing.
+            Err(error) if trouble::lacks_memory(&error) && of < SLICES_MAX => of = (of * 4).min(SLICES_MAX),
+            outcome => return outcome.map_err(|error| error.in_table(&target.source)),
         }
     }
-    Err(Error::retry("other writers kept changing the final table").in_table(&target.source))
+}
+
+/// Merges slice by slice.
+async fn in_slices(whole: &Once<'_>, of: u64) -> Result<MergeCounts> {
+    let mut counts = MergeCounts::default();
+    for number in 0..of {
+        let one = whole.of_slice(Slice { number, of }).patiently().await?;
+        counts.inserted += one.inserted;
+        counts.updated += one.updated;
+        counts.deleted += one.deleted;
+    }
+    Ok(counts)
 }
 
 /// Why one try did not come to its end.
@@ -81,16 +99,41 @@ struct Once<'a> {
     target: &'a Target,
     merge: &'a MergeAttempt,
     session: &'a SessionContext,
+    slice: Slice,
 }
 
-impl Once<'_> {
+impl<'a> Once<'a> {
+    fn of_slice(&self, slice: Slice) -> Once<'a> {
+        Once { slice, ..*self }
+    }
+
+    /// How many slices to begin with.
+    async fn slices(&self) -> Result<u64> {
+        let folder = self.sink.folder(self.target, Part::Changes);
+        let log = table::open_existing(&folder).await?;
+        let rows = changes::rows_at_most(&folder, &log, &self.merge.batches)?;
+        Ok(u64::try_from(rows.div_ceil(SLICE_ROWS)).unwrap_or(SLICES_MAX).clamp(1, SLICES_MAX))
+    }
+
+    /// Starts again where another writer was faster.
+    async fn patiently(&self) -> Result<MergeCounts> {
+        for tried in 0..TRIES {
+            match self.run().await {
+                Ok(counts) => return Ok(counts),
+                Err(Setback::Overtaken) => table::pause(tried).await,
+                Err(Setback::Failed(error)) => return Err(error),
+            }
+        }
+        Err(Error::retry("other writers kept changing the final table"))
+    }
+
     async fn run(&self) -> Result<MergeCounts, Setback> {
         let log_folder = self.sink.folder(self.target, Part::Changes);
         let log = table::open_existing(&log_folder).await?;
         let log_columns = columns::of_table(&log)?;
         let key = self.key(&log_columns)?;
         let batches = &self.merge.batches;
-        let Some(latest) = changes::latest(&log_folder, &log, batches, &key, self.session).await? else {
+        let Some(latest) = changes::latest(&log_folder, &log, batches, &key, self.slice, self.session).await? else {
             return Ok(MergeCounts::default());
         };
         let folder = self.sink.folder(self.target, Part::Final);
@@ -132,6 +175,11 @@ impl Once<'_> {
         let tombstones = self.evolved(&folder, wanted).await?;
         let stones = columns::of_table(&tombstones)?;
         let deletes = latest.clone().filter(ident(IS_DELETE)).map_err(failed)?;
+        let any = deletes.clone().limit(0, Some(1)).map_err(failed)?.count().await.map_err(failed)? > 0;
+        if !any {
+            let alive = self.outlive(latest.clone(), &folder, &tombstones, key).await?;
+            return Ok((alive, false));
+        }
         let update = self.assignments(&stones, key, false);
         let builder = self.builder(tombstones, deletes, &stones, key);
         let builder = set_on(builder, newer(), lit(true), &update).map_err(|cause| setback(&folder, cause))?;
@@ -174,7 +222,10 @@ impl Once<'_> {
     ) -> Result<MergeCounts, Setback> {
         let overtaken = |cause| setback(folder, cause);
         let have = columns::of_table(&table)?;
-        let seal = Transaction::new("freshet-merge", self.merge.attempt.loaded_at.timestamp_micros());
+        let seal = Transaction::new(
+            format!("freshet-merge-{}-{}", self.slice.number, self.slice.of),
+            self.merge.attempt.loaded_at.timestamp_micros(),
+        );
         let sealed = table::transaction_version(folder, &table, &seal.app_id).await? == Some(seal.version);
         let read = table.version();
         let marked = self.target.on_delete == OnDelete::Mark;

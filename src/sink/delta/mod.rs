@@ -23,6 +23,7 @@ mod evolve;
 mod merge;
 mod place;
 mod prepare;
+mod slices;
 mod stage;
 mod table;
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub(super) struct StagedAttempt {
     pub(super) files: Staged,
 }
 
-/// Evolves the log's schema and writes the rows into files of the attempt.
+/// Writes the rows into files of the attempt, then evolves the log's schema to hold them.
 pub(super) async fn prepare(
     sink: &DeltaSink,
     target: &Target,
@@ -48,21 +48,24 @@ pub(super) async fn prepare(
         bounded: vec![columns::BATCH.to_owned()],
         clock: sink.clock.as_ref(),
     };
-    let table = evolve::evolve(&folder, &wanted, session).await?;
-    let have = columns::of_table(&table)?;
-    let layout = Layout::new(&rows.columns, &have, attempt)?;
+    // Rows that turn out bad must not shape the log: its columns are worked out now and given to it at the end.
+    let own = Wanted { columns: columns::added_to_changes().into_iter().collect(), ..wanted.clone() };
+    let table = evolve::evolve(&folder, &own, session).await?;
+    let united = columns::unite(&columns::of_table(&table)?, &wanted.columns).map_err(in_table)?;
+    let layout = Layout::new(&rows.columns, &united.columns, attempt)?;
     let stage = Stage {
         folder: &folder,
         store: table.object_store(),
         prefix: attempt.id.clone(),
         schema: Arc::clone(&layout.schema),
-        bounded: wanted.bounded,
+        bounded: wanted.bounded.clone(),
         pool: Arc::clone(&session.runtime_env().memory_pool),
         now: sink.clock.now(),
         file_bytes_max: FILE_BYTES_MAX,
     };
     let laid_out = rows.stream.map(|batch| layout.lay_out(&batch.map_err(Error::of_rows)?));
     let files = stage.write(laid_out.boxed()).await.map_err(in_table)?;
+    let have = columns::of_table(&evolve::evolve(&folder, &wanted, session).await?)?;
     let data =
         have.into_iter().filter(|column| !columns::added_to_changes().iter().any(|own| same(&own.name, &column.name)));
     let (written, bytes) = (files.rows, files.bytes);

@@ -49,6 +49,11 @@ pub(super) fn delta(folder: &TableFolder, done: &str, cause: DeltaTableError) ->
     error.in_table(&folder.source).because(cause)
 }
 
+/// Whether more memory, or less to do at once, would have helped.
+pub(super) fn lacks_memory(error: &Error) -> bool {
+    error.hint_text() == Some(MEMORY_HINT)
+}
+
 /// An error of a query over Delta tables.
 pub(super) fn query(folder: &TableFolder, done: &str, cause: DataFusionError) -> Error {
     delta(folder, done, DeltaTableError::from(cause))

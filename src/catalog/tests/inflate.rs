@@ -1,0 +1,143 @@
+//! Inflating: every byte or an error, within bounds that are given back.
+
+use parquet::arrow::async_reader::AsyncFileReader;
+
+use crate::catalog::content::Content;
+use crate::catalog::inflate::{Intake, Staging, StagingLimits};
+use crate::catalog::samples::{Dice, ROOMY, gzip};
+use crate::error::{Kind, Result};
+
+fn take_in(staging: &Staging, stored: &[u8], gzip: bool, piece: usize) -> Result<Content> {
+    let mut intake: Intake = staging.intake(gzip);
+    stored.chunks(piece).try_for_each(|chunk| intake.push(chunk))?;
+    intake.finish()
+}
+
+async fn bytes_of(content: &mut Content) -> Vec<u8> {
+    let end = content.len();
+    content.get_bytes(0..end).await.unwrap().to_vec()
+}
+
+fn is_staged(content: &Content) -> bool {
+    matches!(content, Content::Staged(_))
+}
+
+/// Bytes that do not compress to nothing.
+fn noise(len: usize) -> Vec<u8> {
+    let mut dice = Dice::new(7);
+    (0..len).map(|_| u8::try_from(dice.below(256)).unwrap()).collect()
+}
+
+async fn check(limits: StagingLimits, given: &[u8], staged: bool) {
+    let (staging, packed) = (Staging::new(limits), gzip(given));
+    for piece in [1, 7, 1 << 20] {
+        for (stored, is_gzip) in [(packed.as_slice(), true), (given, false)] {
+            let mut content = take_in(&staging, stored, is_gzip, piece).unwrap();
+            assert_eq!(is_staged(&content), staged, "pieces of {piece}, gzip {is_gzip}");
+            assert!(bytes_of(&mut content).await == given, "pieces of {piece}, gzip {is_gzip}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_stays_in_memory_up_to_the_limit_and_goes_to_a_staging_file_above_it() {
+    let limits = StagingLimits { file_memory_bytes_max: 1_000, ..ROOMY };
+    check(limits.clone(), &noise(999), false).await;
+    check(limits.clone(), &noise(1_000), false).await;
+    check(limits.clone(), &noise(1_001), true).await;
+    check(limits, &noise(70_000), true).await;
+    check(ROOMY, b"", false).await;
+}
+
+#[test]
+fn memory_is_shared_by_all_files_and_given_back_when_one_is_dropped() {
+    let staging = Staging::new(StagingLimits { memory_bytes_max: 1_000, ..ROOMY });
+    let file = gzip(&noise(600));
+    let first = take_in(&staging, &file, true, 100).unwrap();
+    let second = take_in(&staging, &file, true, 100).unwrap();
+    assert_eq!((is_staged(&first), is_staged(&second)), (false, true));
+    let clone = first.clone();
+    drop(first);
+    assert!(is_staged(&take_in(&staging, &file, true, 100).unwrap()), "a clone still holds the memory");
+    drop(clone);
+    assert!(!is_staged(&take_in(&staging, &file, true, 100).unwrap()));
+}
+
+#[test]
+fn staging_files_are_bounded_together_and_vanish_with_their_last_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = || std::fs::read_dir(folder.path()).unwrap().count();
+    let limits = StagingLimits {
+        file_memory_bytes_max: 10,
+        staged_bytes_max: 1_000,
+        folder: Some(folder.path().to_owned()),
+        ..ROOMY
+    };
+    let staging = Staging::new(limits);
+    let file = noise(600);
+    let first = take_in(&staging, &file, false, 100).unwrap();
+    assert_eq!(files(), 1);
+    let refused = take_in(&staging, &file, false, 100).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Retry, "there may be room later: {refused}");
+    assert_eq!(files(), 1, "what was refused leaves no file behind");
+    drop(first);
+    assert_eq!(files(), 0);
+    take_in(&staging, &file, false, 100).unwrap();
+}
+
+#[test]
+fn a_bomb_is_refused_at_the_limit_and_holds_nothing_afterwards() {
+    let bomb = gzip(&vec![0; 50 << 20]);
+    assert!(bomb.len() < 1 << 20);
+    let limits = StagingLimits { file_bytes_max: 1 << 20, memory_bytes_max: 1 << 20, ..ROOMY };
+    let staging = Staging::new(StagingLimits { staged_bytes_max: 0, ..limits });
+    for _ in 0..3 {
+        let refused = take_in(&staging, &bomb, true, 4_096).unwrap_err();
+        assert_eq!(refused.kind(), Kind::Data);
+        assert!(refused.message().contains("more than 1048576 bytes"), "{refused}");
+    }
+    assert!(!is_staged(&take_in(&staging, &vec![1; 1 << 20], false, 4_096).unwrap()), "all memory is free again");
+}
+
+#[tokio::test]
+async fn concatenated_members_are_one_file() {
+    let staging = Staging::new(ROOMY);
+    let packed = [gzip(b"one,"), gzip(b""), gzip(b"two")].concat();
+    for piece in [1, 3, 1_000] {
+        let mut content = take_in(&staging, &packed, true, piece).unwrap();
+        assert_eq!(bytes_of(&mut content).await, b"one,two");
+    }
+}
+
+#[test]
+fn a_gzip_stream_cut_off_anywhere_is_never_taken_for_whole() {
+    let staging = Staging::new(ROOMY);
+    let packed = gzip(&noise(300));
+    for len in 0..packed.len() {
+        let cut = take_in(&staging, &packed[..len], true, 64);
+        assert_eq!(cut.err().map(|error| error.kind()), Some(Kind::Data), "cut to {len} of {}", packed.len());
+    }
+}
+
+#[test]
+fn damaged_bytes_and_other_formats_are_data_errors() {
+    let staging = Staging::new(ROOMY);
+    let mut damaged = gzip(&noise(300));
+    let checksum = damaged.len() - 8;
+    damaged[checksum] ^= 1;
+    let trailing = [gzip(b"whole"), b"garbage".to_vec()].concat();
+    for bytes in [damaged.as_slice(), b"PAR1 is no gzip", b"\x1f\x8b", &trailing] {
+        let error = take_in(&staging, bytes, true, 64).unwrap_err();
+        assert_eq!(error.kind(), Kind::Data, "{error}");
+        assert!(error.hint_text().unwrap().contains("gz"), "{error}");
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named_and_may_be_tried_again() {
+    let folder = Some("/no/such/folder".into());
+    let staging = Staging::new(StagingLimits { file_memory_bytes_max: 0, folder, ..ROOMY });
+    let error = take_in(&staging, b"x", false, 1).unwrap_err();
+    assert_eq!(error.kind(), Kind::Retry);
+    assert!(error.message().contains("/no/such/folder"), "{error}");
+}
