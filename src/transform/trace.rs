@@ -178,7 +178,7 @@ fn not_row_wise(plan: &LogicalPlan) -> Violation {
         LogicalPlan::Aggregate(_) => ("an aggregate or GROUP BY", &["group", "count", "sum", "max", "min", "avg"]),
         LogicalPlan::Distinct(_) => ("DISTINCT", &["distinct"]),
         LogicalPlan::Limit(_) | LogicalPlan::Sort(_) => ("LIMIT", &["limit", "fetch", "offset"]),
-        LogicalPlan::Join(_) => ("a join", &["join", "from"]),
+        LogicalPlan::Join(_) => ("a join, EXCEPT or INTERSECT", &["join", "except", "intersect", "from"]),
         LogicalPlan::Union(_) => ("a set operation", &["union", "intersect", "except"]),
         LogicalPlan::Subquery(_) => ("a subquery in an expression", &["exists", "in"]),
         LogicalPlan::Unnest(_) => ("unnest", &["unnest"]),

@@ -34,7 +34,7 @@ async fn what_is_not_row_by_row_is_refused() {
         ("SELECT a.* FROM shop.orders a JOIN shop.orders b ON a.id = b.id", "a join", Some((1, 31))),
         ("SELECT a.* FROM shop.orders a, shop.orders b", "a join", Some((1, 12))),
         ("SELECT * FROM shop.orders UNION ALL SELECT * FROM shop.orders", "a set operation", Some((1, 27))),
-        ("SELECT * FROM shop.orders EXCEPT SELECT * FROM shop.orders", "may not use", None),
+        ("SELECT * FROM shop.orders EXCEPT SELECT * FROM shop.orders", "EXCEPT", Some((1, 27))),
         ("SELECT unnest([1, 2]) AS x, * FROM shop.orders", "unnest", Some((1, 8))),
         ("SELECT 1 AS id", "rows that come from no table", Some((1, 1))),
         ("SELECT * FROM (VALUES (1)) AS t (id)", "rows that come from no table", Some((1, 16))),

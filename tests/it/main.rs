@@ -1,0 +1,20 @@
+//! The program as its users see it: the real binary on real files, its tables compared with what was computed apart.
+//!
+//! Every test works in a folder of its own. What needs Python fails, rather than being skipped, where it is missing.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "all of this is tests")]
+
+mod binary;
+mod change_files;
+mod delta_table;
+mod python;
+mod scene;
+
+mod bad_files;
+mod bad_sql;
+mod formats;
+mod gzip;
+mod oracle;
+mod query;
+mod readme;
+mod tidy;
+mod verbs;

@@ -1,0 +1,211 @@
+//! Exit codes, log lines, `check` and `show`; and runs that are ended half-way.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+
+use crate::binary::{self, Ended, freshet};
+use crate::change_files::parquet;
+use crate::scene::{Scene, files_below};
+
+const ORDERS: &str = "databases: {shop: {tables: [{name: orders, key: id}]}}";
+const FILES: i64 = 24;
+
+/// One table with a change file each for so many keys, a batch for each file.
+fn many_files() -> Scene {
+    let scene = Scene::new(&format!("{ORDERS}\npipeline_config: {{batch_size: 1}}"));
+    for id in 0..FILES {
+        let name = format!("data/shop/orders/20240501-{:06}000.parquet", id);
+        scene.write(&name, parquet(&[("I", id, 1), ("U", id, 2), ("U", id / 2, 3)]));
+    }
+    scene
+}
+
+fn expect_whole(scene: &Scene, what: &str) {
+    // Keys of the first half are updated once more, by the files of twice their number and of one more.
+    let amount = |id: i64| if id < FILES / 2 { 3 } else { 2 };
+    let mut expected: Vec<String> = (0..FILES).map(|id| format!("{id}|{}", amount(id))).collect();
+    expected.sort_unstable();
+    assert_eq!(scene.rows("shop/orders", &["id", "amount"]), expected, "{what}");
+    let changes = scene.rows("shop/orders_changes", &["id"]).len();
+    assert_eq!(i64::try_from(changes).unwrap(), FILES * 3, "{what}: changes were lost or came twice");
+}
+
+/// Starts a run and waits until its log has said `message` so many times; what it said until then comes back.
+fn start_and_await(scene: &Scene, message: &str, times: usize) -> (Child, BufReader<impl Read + use<>>, String) {
+    let mut command = binary::command(scene.folder(), &["run", "--once"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let (mut seen, mut said) = (0, String::new());
+    while seen < times {
+        let start = said.len();
+        assert!(log.read_line(&mut said).unwrap() > 0, "the run ended before it said {message:?}:\n{said}");
+        seen += usize::from(said[start..].contains(message));
+    }
+    (child, log, said)
+}
+
+fn finish(child: Child, mut log: BufReader<impl Read>, mut said: String) -> Ended {
+    log.read_to_string(&mut said).unwrap();
+    let mut output = child.wait_with_output().unwrap();
+    output.stderr = said.into_bytes();
+    Ended::new("freshet run --once".into(), output)
+}
+
+#[test]
+fn sigterm_ends_a_run_cleanly_and_the_next_one_carries_the_rest() {
+    for signal in ["-TERM", "-INT"] {
+        let scene = many_files();
+        let (child, log, said) = start_and_await(&scene, "batch committed", 1);
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let ended = finish(child, log, said);
+        assert!(matches!(ended.code(), Some(0 | 4)), "{}", ended.report());
+        assert!(ended.stdout().contains("interrupted after "), "{}", ended.report());
+        let merged = scene.rows("shop/orders", &["id"]).len();
+        assert!(i64::try_from(merged).unwrap() < FILES, "the run was over before the signal came");
+        scene.run().exits(0);
+        expect_whole(&scene, signal);
+    }
+}
+
+#[test]
+fn a_run_killed_at_any_moment_is_completed_by_the_next() {
+    let moments = [("table started", 1), ("batch committed", 1), ("batch committed", 5), ("batch committed", 24)];
+    for (message, times) in moments {
+        let scene = many_files();
+        let (mut child, log, said) = start_and_await(&scene, message, times);
+        child.kill().unwrap();
+        let ended = finish(child, log, said);
+        assert_eq!(ended.code(), None, "{}", ended.report());
+        scene.run().exits(0);
+        expect_whole(&scene, &format!("killed after {message:?} number {times}"));
+        let before = files_below(&scene.path("out"));
+        scene.run().exits(0);
+        assert!(before == files_below(&scene.path("out")), "a third run changed something");
+    }
+}
+
+#[test]
+fn a_run_killed_many_times_over_still_comes_to_the_same_table() {
+    let scene = many_files();
+    for times in [1, 2, 3, 2, 1, 3] {
+        let (mut child, log, said) = start_and_await(&scene, "batch committed", times);
+        child.kill().unwrap();
+        finish(child, log, said);
+    }
+    scene.run().exits(0);
+    expect_whole(&scene, "killed six times");
+}
+
+#[test]
+fn two_runs_at_once_carry_each_file_once() {
+    let scene = many_files();
+    let (child, log, said) = start_and_await(&scene, "batch committed", 1);
+    let other = scene.run();
+    let one = finish(child, log, said);
+    for ended in [&one, &other] {
+        assert!(matches!(ended.code(), Some(0 | 4 | 75)), "{}", ended.report());
+    }
+    scene.run().exits(0);
+    expect_whole(&scene, "two runs at once");
+}
+
+#[test]
+fn log_lines_are_json_objects_that_tell_what_was_done() {
+    let scene = many_files();
+    let log = scene.run().exits(0).log();
+    let of = |message: &str| log.iter().filter(|line| line["message"] == message).count();
+    assert_eq!((of("table started"), of("table done")), (1, 1));
+    assert_eq!(i64::try_from(of("batch committed")).unwrap(), FILES);
+    for line in &log {
+        assert!(line["timestamp"].is_string() && line["level"].is_string() && line["message"].is_string(), "{line}");
+    }
+    let done = log.iter().find(|line| line["message"] == "table done").unwrap();
+    assert_eq!((&done["table"], &done["files"]), (&"shop.orders".into(), &FILES.into()));
+    assert_eq!(done["changes"], FILES * 3);
+}
+
+#[test]
+fn wrong_usage_exits_2_and_says_how_it_goes() {
+    for arguments in
+        [&["run"][..], &["fly"], &["query"], &["run", "--twice"], &["query", "--format", "xml", "SELECT 1"]]
+    {
+        freshet(Scene::empty().folder(), arguments).exits(2).tells(&["error: ", "--help"]);
+    }
+    freshet(Scene::empty().folder(), &[]).exits(2).tells(&["Usage: freshet"]);
+}
+
+#[test]
+fn help_goes_to_stdout_and_lists_the_verbs_that_there_are() {
+    let help = freshet(Scene::empty().folder(), &["--help"]).exits(0).stdout();
+    for verb in ["run", "query", "check", "show"] {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{verb} "))), "{help}");
+    }
+}
+
+#[test]
+fn an_unusable_configuration_exits_1_and_points_at_the_line() {
+    let cases = [
+        ("source: data\nsink: {detla: out}\n", &["freshet.yaml:2", "detla", "delta"][..]),
+        ("source: data\nsink: {delta: out}\nqeries: x\n", &["freshet.yaml:3", "qeries", "`queries`"]),
+        ("source: data\n", &["sink"]),
+        ("sink: {delta: out}\n", &["source"]),
+        ("source: [\n", &["freshet.yaml"]),
+        (
+            "source: data\nsink: {delta: out}\ndatabases: {s: {tables: [{name: t, mode: mirror}]}}\n",
+            &["mirror", "append"],
+        ),
+    ];
+    for (text, told) in cases {
+        let scene = Scene::empty();
+        scene.write("freshet.yaml", text);
+        scene.write("data/s/t/20240501-000000000.parquet", parquet(&[("I", 1, 1)]));
+        for verb in [&["run", "--once"][..], &["check"]] {
+            freshet(scene.folder(), verb).exits(1).tells(&["error: "]).tells(told);
+        }
+        assert!(!scene.path("out").exists(), "something was written for {text}");
+    }
+    freshet(Scene::empty().folder(), &["run", "--once"]).exits(1).tells(&["freshet.yaml"]);
+}
+
+#[test]
+fn check_says_yes_or_no_for_each_table_and_writes_nothing() {
+    let scene = Scene::new("databases: {shop: {tables: [{name: orders, key: id}, {name: other, key: id}]}}");
+    for table in ["orders", "other"] {
+        scene.write(&format!("data/shop/{table}/20240501-000000000.parquet"), parquet(&[("I", 1, 1)]));
+    }
+    let fine = freshet(scene.folder(), &["check"]).exits(0).stdout();
+    assert!(fine.contains("ok  shop.orders: merge by id, order best effort"), "{fine}");
+    scene.write("queries/shop/orders.sql", "SELECT id,\n  amout, _cdc_operation, _cdc_sequence FROM shop.orders");
+    let ended = freshet(scene.folder(), &["check"]).exits(3);
+    let ended = ended.tells(&["there is no column `amout`", "queries/shop/orders.sql:2:3", "did you mean `amount`?"]);
+    assert_eq!(ended.stdout().lines().map(|line| &line[..4]).collect::<Vec<_>>(), ["no  ", "ok  "]);
+    freshet(scene.folder(), &["check", "shop.other"]).exits(0);
+    freshet(scene.folder(), &["check", "shop.nothing"]).exits(1).tells(&["no such table"]);
+    assert!(!scene.path("out").exists(), "check wrote something");
+}
+
+#[test]
+fn show_tells_sql_columns_and_where_the_table_stands() {
+    let scene = Scene::new(ORDERS);
+    scene.write("data/shop/orders/20240501-000000000.parquet", parquet(&[("I", 1, 1), ("I", 2, 2)]));
+    let before = freshet(scene.folder(), &["show", "SHOP.Orders"]).exits(0).stdout();
+    assert!(before.contains("committed: 0 files, 0 rows"), "{before}");
+    assert!(!scene.path("out/ledger").exists(), "show wrote a ledger");
+    scene.write("data/shop/orders/20240501-000000001.parquet", "no Parquet");
+    scene.run().exits(4);
+    std::fs::remove_file(scene.path("data/shop/orders/20240501-000000001.parquet")).unwrap();
+    let after = freshet(scene.folder(), &["show", "shop.orders"]).exits(0).stdout();
+    for text in [
+        "shop.orders → shop.orders",
+        "mode: merge",
+        "key: id",
+        "SELECT",
+        "amount INT64",
+        "committed: 1 files, 2 rows; set aside: 1 files",
+        "set aside: ",
+        "20240501-000000001.parquet",
+    ] {
+        assert!(after.contains(text), "{text:?} is missing:\n{after}");
+    }
+    freshet(scene.folder(), &["show", "shop.order"]).exits(1).tells(&["did you mean shop.orders?"]);
+}
