@@ -14,6 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// Whether two names of columns or tables are the same: case does not count, as in SQL.
+pub fn same_name(one: &str, two: &str) -> bool {
+    one == two || one.to_lowercase() == two.to_lowercase()
+}
+
 /// The type of a target's column.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ColumnType {
@@ -158,7 +163,7 @@ fn decimal(precision: u8, scale: i8) -> Result<ColumnType> {
 fn unite_structs(one: &[(String, ColumnType)], two: &[(String, ColumnType)]) -> Option<ColumnType> {
     let mut out = one.to_vec();
     for (name, column) in two {
-        match out.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+        match out.iter_mut().find(|(known, _)| same_name(known, name)) {
             Some((_, known)) => *known = known.unite(column)?,
             None => out.push((name.clone(), column.clone())),
         }

@@ -12,7 +12,7 @@ use crate::catalog::casts;
 use crate::change::{ChangeFile, FILE_ROWS_MAX, FileKind, Half, SequenceBase};
 use crate::config::Order;
 use crate::error::{Error, Result};
-use crate::types::ColumnType;
+use crate::types::{ColumnType, same_name};
 
 /// `I`, `U` or `D`; a load row is `I`.
 pub const OPERATION: &str = "_cdc_operation";
@@ -111,7 +111,7 @@ impl ControlColumns {
 /// The column of this name; spelled alike first, then without regard to case.
 pub fn find_column(schema: &Schema, name: &str) -> Option<usize> {
     let spelled = schema.index_of(name).ok();
-    spelled.or_else(|| schema.fields().iter().position(|field| field.name().eq_ignore_ascii_case(name)))
+    spelled.or_else(|| schema.fields().iter().position(|field| same_name(field.name(), name)))
 }
 
 /// Makes the `_cdc_` columns of one file's rows.

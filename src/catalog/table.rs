@@ -22,7 +22,7 @@ use crate::catalog::opened::{OpenedFile, RawRows, ReadRequest};
 use crate::catalog::split::SplitRules;
 use crate::change::FileKind;
 use crate::error::{Error, Result};
-use crate::types::ColumnType;
+use crate::types::{ColumnType, same_name};
 
 /// How the files of a table are read: what the configuration says of its source side.
 #[derive(Debug, Clone)]
@@ -66,7 +66,7 @@ impl TableShape {
         let (mut fields, mut columns) = (Vec::new(), Vec::new());
         for (index, field) in file.fields().iter().enumerate() {
             let cast = override_of(&rules.overrides, field.name());
-            let is_key = rules.key.iter().any(|key| key.eq_ignore_ascii_case(field.name()));
+            let is_key = rules.key.iter().any(|key| same_name(key, field.name()));
             if cast.is_none() && !rules.auto_schema && !is_key {
                 continue;
             }
@@ -77,7 +77,7 @@ impl TableShape {
         // As other files spell it, where they have it.
         let lacking = known.iter().filter(|_| rules.auto_schema).chain(rules.overrides.keys());
         for name in lacking {
-            let there = fields.iter().any(|field: &Field| field.name().eq_ignore_ascii_case(name));
+            let there = fields.iter().any(|field: &Field| same_name(field.name(), name));
             if find_column(file, name).is_none() && !there {
                 let data_type = override_of(&rules.overrides, name).map_or(DataType::Null, ColumnType::to_arrow);
                 fields.push(Field::new(name, data_type, true));
@@ -91,7 +91,7 @@ impl TableShape {
 
 fn override_of<'a>(overrides: &'a BTreeMap<String, ColumnType>, name: &str) -> Option<&'a ColumnType> {
     let spelled = overrides.get(name);
-    spelled.or_else(|| overrides.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, to)| to))
+    spelled.or_else(|| overrides.iter().find(|(key, _)| same_name(key, name)).map(|(_, to)| to))
 }
 
 fn visible_field(field: &Field, cast: Option<&ColumnType>) -> Result<Field> {

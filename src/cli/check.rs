@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pipeline::{rows, setup};
 use crate::transform::place;
 use crate::transform::planned::Planned;
+use crate::types::same_name;
 
 /// Files of each table whose schemas are looked at: the oldest and the newest ones.
 const FILES_LOOKED_AT: usize = 6;
@@ -68,7 +69,7 @@ pub(super) async fn check(args: CheckArgs) -> Result<Ended> {
 
 /// Whether this is the table's name, without regard to case.
 pub(super) fn named(name: &str, table: &TableName) -> bool {
-    name.to_lowercase() == table.to_string().to_lowercase()
+    same_name(name, &table.to_string())
 }
 
 async fn check_table(config: &Config, found: &AdHoc, table: &TableName) -> Result<String> {

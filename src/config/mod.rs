@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::batch::BatchLimits;
 use crate::change::TableName;
 use crate::error::{Error, Result};
-use crate::types::ColumnType;
+use crate::types::{ColumnType, same_name};
 
 mod checks;
 mod cursor;
@@ -88,11 +88,10 @@ impl Config {
         if let Some(table) = self.tables.get(name) {
             return Some(table);
         }
-        let same = |one: &str, two: &str| one.to_lowercase() == two.to_lowercase();
         let mut near = self
             .tables
             .iter()
-            .filter(|(known, _)| same(&known.database, &name.database) && same(&known.table, &name.table));
+            .filter(|(known, _)| same_name(&known.database, &name.database) && same_name(&known.table, &name.table));
         match (near.next(), near.next()) {
             (Some((_, table)), None) => Some(table),
             _ => self.unlisted.as_ref(),

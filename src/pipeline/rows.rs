@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::sink::Rows;
 use crate::transform::place;
 use crate::transform::planned::Planned;
-use crate::types::ColumnType;
+use crate::types::{ColumnType, same_name};
 
 /// Files of one schema and the transform planned for it.
 pub struct Group {
@@ -76,7 +76,7 @@ fn add_columns(columns: &mut Vec<Column>, schema: &Schema, table: &TableName) ->
         }
         let column_type = ColumnType::from_arrow(field.data_type())
             .map_err(|error| error.in_table(table).in_query(format!("output column `{}`", field.name())))?;
-        match columns.iter_mut().find(|column| column.name.eq_ignore_ascii_case(field.name())) {
+        match columns.iter_mut().find(|column| same_name(&column.name, field.name())) {
             None => columns.push(Column { name: field.name().clone(), column_type }),
             Some(known) => known.column_type = united(known, &column_type, table)?,
         }
@@ -167,7 +167,7 @@ impl Conform {
 
 fn output<'a>(batch: &'a RecordBatch, name: &str) -> Option<&'a ArrayRef> {
     let schema = batch.schema();
-    let position = schema.fields().iter().position(|field| field.name().eq_ignore_ascii_case(name))?;
+    let position = schema.fields().iter().position(|field| same_name(field.name(), name))?;
     Some(batch.column(position))
 }
 

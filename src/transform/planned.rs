@@ -23,6 +23,7 @@ use crate::transform::query::{self, QueryText};
 use crate::transform::rules::{self, Settled, Wanted};
 use crate::transform::trace::{self, Violation};
 use crate::transform::{bind, names, place, syntax};
+use crate::types::same_name;
 
 /// What is known of a table's transform before any file is seen.
 #[derive(Debug, Clone)]
@@ -119,7 +120,7 @@ impl Transform {
         let exact = (rules.order == Order::Exact).then_some((cdc::DMS_CHANGE_SEQ, "order: exact"));
         let timestamp = rules.timestamp_column.as_deref().map(|name| (name, "timestamp_column"));
         for (name, key) in timestamp.into_iter().chain(exact) {
-            if !known.iter().any(|column| column.eq_ignore_ascii_case(name)) {
+            if !known.iter().any(|column| same_name(column, name)) {
                 let near =
                     place::nearest(name, known).map_or_else(String::new, |near| format!("did you mean `{near}`? "));
                 return Err(Error::user(format!("no file of the table has the column `{name}`, which {key} demands"))

@@ -9,6 +9,7 @@ use crate::change::TableName;
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
 use crate::transform::names::quoted;
+use crate::types::same_name;
 
 /// No SQL file is longer than this.
 const SQL_BYTES_MAX: u64 = 1 << 20;
@@ -78,7 +79,7 @@ fn added_by_dms(name: &str, file: &Schema, timestamp_column: Option<&str>) -> bo
     let before_image =
         || name.strip_prefix(cdc::DMS_BEFORE_IMAGE).is_some_and(|column| cdc::find_column(file, column).is_some());
     name == cdc::DMS_OPERATION
-        || name.eq_ignore_ascii_case(cdc::DMS_CHANGE_SEQ)
-        || timestamp_column.is_some_and(|column| column.eq_ignore_ascii_case(name))
+        || same_name(name, cdc::DMS_CHANGE_SEQ)
+        || timestamp_column.is_some_and(|column| same_name(column, name))
         || before_image()
 }

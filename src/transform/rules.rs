@@ -10,6 +10,7 @@ use datafusion::logical_expr::{Expr, Volatility};
 use crate::catalog::cdc;
 use crate::config::Mode;
 use crate::transform::trace::{LatestPerKey, Traced, Violation, bare};
+use crate::types::same_name;
 
 /// Columns that the sink adds; no output may have their names.
 const SINK_COLUMNS: [&str; 4] = ["_cdc_batch", "_cdc_loaded_at", "_cdc_file_id", "_cdc_deleted"];
@@ -149,7 +150,7 @@ fn key(
 
 fn output_named(names: &[String], wanted: &str) -> Result<usize, Violation> {
     let exact = names.iter().position(|name| name == wanted);
-    exact.or_else(|| names.iter().position(|name| name.eq_ignore_ascii_case(wanted))).ok_or_else(|| {
+    exact.or_else(|| names.iter().position(|name| same_name(name, wanted))).ok_or_else(|| {
         Violation::new(format!("the key column `{wanted}` is not among the output columns"), &["select"])
     })
 }

@@ -37,10 +37,7 @@ pub(super) fn added_to_changes() -> [Column; 3] {
     [column(BATCH, ColumnType::String), column(LOADED_AT, ColumnType::Timestamp), column(FILE_ID, ColumnType::Bytes)]
 }
 
-/// Whether two names are the same column: case does not count, as in SQL.
-pub(super) fn same(one: &str, two: &str) -> bool {
-    one == two || one.to_lowercase() == two.to_lowercase()
-}
+pub(super) use crate::types::same_name as same;
 
 /// The column of that name.
 pub(super) fn find<'a>(columns: &'a [Column], name: &str) -> Option<&'a Column> {
