@@ -1,6 +1,6 @@
 //! One table's run: finish what is open, carry its files batch by batch, merge.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 
-use crate::batch::{self, Attempt, CommitOutcome, Prepared};
+use crate::batch::{self, Attempt, Batch, CommitOutcome, Prepared};
 use crate::catalog::opened::OpenedFile;
 use crate::change::{ChangeFile, FileId, TableName};
 use crate::config::{Mode, TableConfig, TargetRules};
@@ -44,6 +44,8 @@ pub struct TableRun<'a> {
     pub(super) ledger: TableLedger,
     /// Files not yet in a batch, in the order of their time.
     pending: Vec<ChangeFile>,
+    /// Batches not yet carried, in the order of their files' time.
+    waiting: VecDeque<Batch>,
     /// Files of intents that were open when the run began.
     claimed: Vec<ChangeFile>,
     plans: HashMap<SchemaRef, Arc<Planned>>,
@@ -90,6 +92,7 @@ impl<'a> TableRun<'a> {
             session,
             ledger,
             pending,
+            waiting: VecDeque::new(),
             claimed,
             plans: HashMap::new(),
             known,
@@ -111,14 +114,12 @@ impl<'a> TableRun<'a> {
             self.tell(&Progress::TableStarted { table: &self.table, files: self.pending.len() });
         }
         let limits = self.pipeline.config.pipeline.limits;
-        let mut batches = batch::cut(&self.table, std::mem::take(&mut self.pending), &limits);
-        batches.reverse();
+        self.waiting = batch::cut(&self.table, std::mem::take(&mut self.pending), &limits).into();
         let mut outcome = Ok(());
-        while let Some(batch) = batches.pop() {
+        while let Some(batch) = self.waiting.pop_front() {
             if outcome.is_err() || self.pipeline.shutdown.is_cancelled() {
                 break;
             }
-            self.pending = batches.iter().rev().flat_map(|batch| batch.files.iter().cloned()).collect();
             outcome = self.carry(batch.files, report).await;
             if outcome.is_ok() && self.unmerged_rows > UNMERGED_ROWS_MAX {
                 outcome = self.merge(report).await;
@@ -274,8 +275,9 @@ impl<'a> TableRun<'a> {
     /// whether any was found.
     async fn ask_pending_files(&mut self) -> bool {
         let before = self.known.len();
-        let waiting: Vec<_> = self.pending.iter().rev().take(FILES_ASKED_MAX).cloned().collect();
-        for file in waiting {
+        let files = self.waiting.iter().rev().flat_map(|batch| batch.files.iter().rev());
+        let newest: Vec<ChangeFile> = files.take(FILES_ASKED_MAX).cloned().collect();
+        for file in newest {
             if let Ok(opened) = self.pipeline.opener.open(file, &self.config.csv).await {
                 self.learn(&opened);
             }

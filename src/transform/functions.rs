@@ -72,7 +72,7 @@ impl ScalarUDFImpl for BitFunction {
     }
 }
 
-/// What `freshet functions` and the documentation say of them: name, result, meaning.
+/// What a reader is to know of them: name, result, meaning.
 pub const DOCUMENTATION: [(&str, &str, &str); 2] = [
     (
         "bit(x)",

@@ -44,15 +44,14 @@ pub(super) async fn latest(
     let names: Vec<Expr> = key.iter().map(|column| ident(&column.name)).collect();
     let rows = match slice.of {
         1 => rows,
-        _ => rows.filter(slice.holds(names)).map_err(failed)?,
+        _ => rows.filter(slice.holds(names.clone())).map_err(failed)?,
     };
     let ranked = rows.filter(mine).and_then(|rows| rows.with_column(RANK, rank())).map_err(failed)?;
-    let by_key = key.iter().map(|column| ident(&column.name)).collect();
     let mut kept: Vec<_> = columns::of_table(log)?.iter().map(|column| ident(&column.name)).collect();
     kept.push(ident(columns::OPERATION).eq(lit("D")).alias(IS_DELETE));
     let latest = ranked
         .clone()
-        .aggregate(by_key, vec![max(ident(RANK)).alias(GREATEST)])
+        .aggregate(names, vec![max(ident(RANK)).alias(GREATEST)])
         .and_then(|greatest| greatest.select(vec![ident(GREATEST)]))
         .and_then(|greatest| greatest.join(ranked, JoinType::RightSemi, &[GREATEST], &[RANK], None))
         .and_then(|rows| rows.select(kept))

@@ -176,16 +176,15 @@ impl<'a> Once<'a> {
         let stones = columns::of_table(&tombstones)?;
         let deletes = latest.clone().filter(ident(IS_DELETE)).map_err(failed)?;
         let any = deletes.clone().limit(0, Some(1)).map_err(failed)?.count().await.map_err(failed)? > 0;
-        if !any {
-            let alive = self.outlive(latest.clone(), &folder, &tombstones, key).await?;
-            return Ok((alive, false));
-        }
-        let update = self.assignments(&stones, key, false);
-        let builder = self.builder(tombstones, deletes, &stones, key);
-        let builder = set_on(builder, newer(), lit(true), &update).map_err(|cause| setback(&folder, cause))?;
-        let (tombstones, metrics) = builder.await.map_err(|cause| setback(&folder, cause))?;
-        let alive = self.outlive(latest.clone(), &folder, &tombstones, key).await?;
-        Ok((alive, metrics.num_source_rows > 0))
+        let tombstones = if any {
+            let update = self.assignments(&stones, key, false);
+            let builder = self.builder(tombstones, deletes, &stones, key);
+            let builder = set_on(builder, newer(), lit(true), &update).map_err(|cause| setback(&folder, cause))?;
+            builder.await.map_err(|cause| setback(&folder, cause))?.0
+        } else {
+            tombstones
+        };
+        Ok((self.outlive(latest.clone(), &folder, &tombstones, key).await?, any))
     }
 
     /// The deletes, and the changes newer than their key's tombstone.
