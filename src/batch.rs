@@ -27,7 +27,7 @@ pub struct BatchLimits {
     pub bytes_max: u64,
     /// Most rows, where files say how many they have.
     pub rows_max: u64,
-    /// The longest the first file waits for others.
+    /// The longest the first file waits for others, where files arrive one by one.
     pub age_max: Duration,
 }
 
@@ -80,6 +80,8 @@ pub struct MergeAttempt {
     pub attempt: Attempt,
     /// The `_cdc_batch` values whose rows are merged.
     pub batches: Vec<String>,
+    /// The earliest and the latest `_cdc_loaded_at` of those rows: no row of them lies outside.
+    pub loaded: (DateTime<Utc>, DateTime<Utc>),
 }
 
 /// What a merge did to the final table.
@@ -111,11 +113,10 @@ pub fn cut(table: &TableName, files: Vec<ChangeFile>, limits: &BatchLimits) -> V
 
 /// Files of one table that wait until they are a batch.
 #[derive(Debug, Default)]
-pub struct Filling {
+struct Filling {
     files: Vec<ChangeFile>,
     bytes: u64,
     rows: u64,
-    since: Option<DateTime<Utc>>,
 }
 
 impl Filling {
@@ -132,23 +133,8 @@ impl Filling {
         full
     }
 
-    /// Adds a file that arrives at `now`; what was there before comes back if there was no room for it.
-    pub fn arrive(&mut self, file: ChangeFile, limits: &BatchLimits, now: DateTime<Utc>) -> Option<Vec<ChangeFile>> {
-        let full = self.add(file, limits);
-        if full.is_some() || self.since.is_none() {
-            self.since = Some(now);
-        }
-        full
-    }
-
-    /// What is there, if its first file has waited as long as one may.
-    pub fn due(&mut self, limits: &BatchLimits, now: DateTime<Utc>) -> Option<Vec<ChangeFile>> {
-        let age = self.since.map(|since| (now - since).to_std().unwrap_or_default())?;
-        if age >= limits.age_max { self.take() } else { None }
-    }
-
     /// What is there, if anything.
-    pub fn take(&mut self) -> Option<Vec<ChangeFile>> {
+    fn take(&mut self) -> Option<Vec<ChangeFile>> {
         let taken = std::mem::take(self);
         (!taken.files.is_empty()).then_some(taken.files)
     }
@@ -197,28 +183,5 @@ mod tests {
     #[test]
     fn a_file_larger_than_a_batch_may_be_goes_by_itself() {
         check(vec![file(1, 1, None), file(2, 1_000, None), file(3, 1, None)], &[&[1], &[2], &[3]]);
-    }
-
-    #[test]
-    fn a_batch_is_due_when_its_first_file_has_waited_long_enough() {
-        let start = DateTime::UNIX_EPOCH;
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut filling = Filling::default();
-        assert!(filling.due(&LIMITS, at(9)).is_none());
-        assert!(filling.arrive(file(1, 1, None), &LIMITS, at(10)).is_none());
-        assert!(filling.arrive(file(2, 1, None), &LIMITS, at(14)).is_none());
-        assert!(filling.due(&LIMITS, at(14)).is_none());
-        assert_eq!(filling.due(&LIMITS, at(15)).unwrap().len(), 2);
-        assert!(filling.due(&LIMITS, at(99)).is_none());
-    }
-
-    #[test]
-    fn age_counts_anew_after_a_full_batch_left() {
-        let at = |seconds| DateTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let mut filling = Filling::default();
-        assert!(filling.arrive(file(1, 90, None), &LIMITS, at(0)).is_none());
-        assert_eq!(filling.arrive(file(2, 90, None), &LIMITS, at(4)).unwrap().len(), 1);
-        assert!(filling.due(&LIMITS, at(6)).is_none());
-        assert!(filling.due(&LIMITS, at(9)).is_some());
     }
 }

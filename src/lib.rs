@@ -15,6 +15,8 @@ pub mod batch;
 // What the user wrote, files as tables, SQL as plans.
 pub mod config;
 // ↓
+pub mod storage;
+// ↓
 pub mod catalog;
 // ↓
 pub mod transform;
@@ -26,6 +28,9 @@ pub mod sink;
 // ↓
 pub mod ledger;
 pub mod pipeline;
+
+// The loop over it.
+pub mod daemon;
 
 // What people use.
 pub mod adhoc;

@@ -16,21 +16,22 @@ use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::catalog::layout::Layout;
 use crate::catalog::opened::{OpenedFile, Opener};
 use crate::change::{ChangeFile, FileFormat, TableName};
 use crate::config::{Config, CsvConfig, TableConfig};
 use crate::error::{Error, Result};
 use crate::pipeline::memory::SharedMemory;
 use crate::pipeline::{setup, staging_of};
-use crate::source::Source;
-use crate::source::folder::{FolderSource, NothingKnown};
+use crate::source;
+use crate::source::folder::NothingKnown;
 use crate::transform::{names, place};
 
 mod union;
 
 /// Files opened at once.
 const FILES_AT_ONCE: usize = 4;
+/// Most files of all tables together.
+const FILES_MAX: usize = 2_000_000;
 /// The schema in which a table can be named without its database, where only one database has it.
 const BARE_NAMES: &str = "freshet";
 
@@ -46,23 +47,17 @@ pub struct AdHoc {
     left: Vec<Error>,
 }
 
-/// The layout that a configuration asks for.
-///
-/// # Errors
-/// [`User`](crate::error::Kind::User) where its pattern is none.
-pub fn layout_of(config: &Config) -> Result<Layout> {
-    config.source.layout.as_deref().map_or_else(|| Ok(Layout::known()), Layout::pattern)
-}
-
 impl AdHoc {
-    /// Finds the change files that the configuration's source names.
+    /// Finds the change files that the configuration's source has by listing it: no queue is asked, and `since` is for
+    /// what is carried, not for what is looked at.
     ///
     /// # Errors
     /// [`User`](crate::error::Kind::User) where there are none.
     pub async fn find(config: Config) -> Result<Self> {
-        let source = FolderSource::open(&config.source.files, layout_of(&config)?, Arc::new(NothingKnown))?;
+        let source = source::listed(&config, None, Arc::new(NothingKnown)).await?;
         let mut tables: BTreeMap<TableName, Vec<ChangeFile>> = BTreeMap::new();
         let mut left = Vec::new();
+        let mut count = 0;
         loop {
             let received = source.receive().await?;
             left.extend(received.left);
@@ -71,6 +66,11 @@ impl AdHoc {
             }
             for file in received.deliveries.into_iter().flat_map(|delivery| delivery.files) {
                 tables.entry(file.table.clone()).or_default().push(file);
+                count += 1;
+            }
+            if count > FILES_MAX {
+                return Err(Error::user(format!("more than {FILES_MAX} change files are in {}", config.source.files))
+                    .hint("name fewer of them, such as the folder of one database"));
             }
         }
         if tables.is_empty() {

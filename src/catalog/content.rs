@@ -15,7 +15,8 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use crate::change::ChangeFile;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, find};
+use crate::storage::{explained, refusal_code};
 
 /// Ranges of one file that are fetched at once.
 const RANGES_AT_ONCE: usize = 8;
@@ -146,18 +147,54 @@ impl Stored {
     }
 }
 
-/// What a store's refusal means for a change file.
+/// Why a store does not give a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is no longer there.
+    Gone,
+    /// Another version of it is there.
+    Overwritten,
+    /// It may not be read.
+    Denied,
+}
+
+/// What the store said about this one file, where an error has its refusal among its causes. That a bucket is gone, or
+/// that credentials are refused, says nothing about a file.
+pub fn refusal(error: &Error) -> Option<Refusal> {
+    use object_store::Error as E;
+    let cause = find::<E>(error)?;
+    match (cause, refusal_code(cause).as_deref()) {
+        (E::NotFound { .. }, Some("NoSuchBucket")) => None,
+        (E::NotFound { .. }, _) => Some(Refusal::Gone),
+        (E::Precondition { .. } | E::NotModified { .. }, _) => Some(Refusal::Overwritten),
+        (E::PermissionDenied { .. }, None | Some("AccessDenied")) => Some(Refusal::Denied),
+        _ => None,
+    }
+}
+
+/// What a store's refusal means for a change file. The codes are those of
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html#ErrorCodeList>.
 pub fn store_error(cause: object_store::Error) -> Error {
     use object_store::Error as E;
-    let error = match &cause {
-        E::NotFound { .. } => Error::retry("the file is gone").hint("it was deleted or renamed after it was found"),
-        E::Precondition { .. } | E::NotModified { .. } => {
+    const GRANT: &str = "grant s3:GetObject on it, and kms:Decrypt where it is encrypted; without s3:ListBucket, S3 \
+                         says so of a file that is gone, too";
+    let code = refusal_code(&cause);
+    let error = match (&cause, code.as_deref()) {
+        (E::NotFound { .. }, Some("NoSuchBucket")) => Error::user("the file's bucket is gone")
+            .hint("check `source` in freshet.yaml, and AWS_PROFILE for the account"),
+        (E::NotFound { .. }, _) => {
+            Error::retry("the file is gone").hint("it was deleted or renamed after it was found")
+        }
+        (E::Precondition { .. } | E::NotModified { .. }, _) => {
             Error::retry("the file was overwritten after it was found").hint("it is found again as a new file")
         }
-        E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
+        (_, Some("InvalidObjectState")) => Error::data("the file is archived and cannot be read")
+            .hint("restore it from its storage class, or copy it to another"),
+        (E::PermissionDenied { .. }, Some("AccessDenied")) => Error::retry("the file may not be read").hint(GRANT),
+        (E::PermissionDenied { .. }, None) => {
             Error::retry("the file may not be read").hint("check the permissions of file and folder")
         }
-        _ => Error::retry("the file cannot be read now"),
+        _ => return explained(Error::retry("the file cannot be read now").because(cause)),
     };
     error.because(cause)
 }

@@ -15,6 +15,7 @@ mod output;
 mod query;
 mod run;
 mod show;
+mod summary;
 
 /// The configuration looked for where none is named.
 const DEFAULT_CONFIG: &str = "freshet.yaml";
@@ -66,7 +67,7 @@ enum Ended {
 pub fn main() -> ExitCode {
     // clap ends the process itself for --help (0) and wrong usage (2).
     let cli = Cli::parse();
-    log::start();
+    log::start(!matches!(&cli.verb, Verb::Run(args) if args.is_daemon()));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(cause) => return fail(&Error::retry("the async runtime cannot be started").because(cause)),

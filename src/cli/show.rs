@@ -52,7 +52,7 @@ fn configuration(config: &Config, table: &TableName) -> String {
     let Some(table_config) = config.table(table) else {
         return format!("# {table} is not listed under `databases`: its files are left\n");
     };
-    let mut out = format!("# {table} → {}\n", setup::target_name(table, table_config));
+    let mut out = format!("# {table} → {}\n", config.target_name(table, table_config));
     out.push_str(&format!("order: {}\n", word(&table_config.order)));
     out.push_str(&format!("on_delete: {}\n", word(&table_config.on_delete)));
     out.push_str(&format!("auto_schema: {}\n", table_config.auto_schema));

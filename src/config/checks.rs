@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::cursor::Cursor;
-use super::{Mode, PipelineConfig, TableConfig};
+use super::{BigQueryConfig, DatasetName, Mode, PipelineConfig, SinkConfig, SourceConfig, TableConfig};
 use crate::change::TableName;
 use crate::error::Result;
 
@@ -26,6 +26,46 @@ pub(super) fn table(at: &Cursor<'_>, config: &TableConfig) -> Result<()> {
         return Err(at
             .error("has `auto_schema: false` without `schema_override`, so SQL would see no column")
             .hint("name the columns under `schema_override`, or remove `auto_schema: false`"));
+    }
+    Ok(())
+}
+
+/// A source's keys against each other.
+pub(super) fn source(at: &Cursor<'_>, config: &SourceConfig) -> Result<()> {
+    let in_s3 = config.files.starts_with("s3://");
+    if let Some(queue) = at.get("queue") {
+        if !in_s3 {
+            return Err(queue
+                .error("tells of objects in S3, and `files` is not `s3://…`")
+                .hint("write `files: s3://BUCKET/PREFIX`"));
+        }
+        if config.since.is_none() {
+            return Err(at.error("has a `queue` and no `since`, so nothing says from which files on").hint(
+                "write `since: beginning` for all that is there, `since: now` for what comes from now on, or a time",
+            ));
+        }
+    }
+    if let Some(since) = at.get("since").filter(|_| !in_s3) {
+        return Err(since
+            .error("is known for objects in S3 alone")
+            .hint("remove it, or write `files: s3://BUCKET/PREFIX`"));
+    }
+    Ok(())
+}
+
+/// BigQuery's keys against each other, and what can be told of names before BigQuery is asked.
+pub(super) fn bigquery(at: &Cursor<'_>, config: &BigQueryConfig) -> Result<()> {
+    let rest = config.dataset.0.replace(DatasetName::DATABASE, "");
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    if let Some(dataset) = at.get("dataset").filter(|_| !rest.chars().all(plain)) {
+        return Err(dataset
+            .error("is no dataset's name")
+            .hint("datasets have letters, digits and `_`; `{database}` stands for the database's name"));
+    }
+    if config.rest_endpoint.is_some() != config.grpc_endpoint.is_some() {
+        return Err(at
+            .error("names one of `rest_endpoint` and `grpc_endpoint`, and freshet needs both")
+            .hint("name both, or neither for Google's own"));
     }
     Ok(())
 }
@@ -54,19 +94,33 @@ pub(super) fn pipeline(at: &Cursor<'_>, config: &PipelineConfig) -> Result<()> {
 }
 
 /// The names at the sink that the tables seen so far write, in lower case, and which table writes each.
-#[derive(Default)]
-pub(super) struct Targets(HashMap<String, String>);
+pub(super) struct Targets {
+    written: HashMap<String, String>,
+    dataset: DatasetName,
+    /// What is written beside the final table.
+    suffixes: &'static [&'static str],
+}
 
 impl Targets {
+    /// None seen so far, at this sink.
+    pub(super) fn of(sink: Option<&SinkConfig>) -> Self {
+        let (dataset, suffixes): (_, &[&str]) = match sink {
+            Some(SinkConfig::BigQuery(config)) => (config.dataset.clone(), &["", "_changes", "_tombstones", "_live"]),
+            Some(SinkConfig::Delta { .. }) | None => (DatasetName::default(), &["", "_changes", "_tombstones"]),
+        };
+        Self { written: HashMap::new(), dataset, suffixes }
+    }
+
     /// Adds a table; an error where another one writes the same.
     pub(super) fn add(&mut self, at: &Cursor<'_>, name: &TableName, config: &TableConfig) -> Result<()> {
-        let target = config.target.as_ref().unwrap_or(name).to_string().to_lowercase();
+        let own = TableName::new(self.dataset.of(&name.database), &name.table);
+        let target = config.target.as_ref().unwrap_or(&own).to_string().to_lowercase();
         let suffixes: &[&str] = match config.mode {
             Some(Mode::Append) => &["_changes"],
-            Some(Mode::Merge) | None => &["", "_changes", "_tombstones"],
+            Some(Mode::Merge) | None => self.suffixes,
         };
         for suffix in suffixes {
-            if let Some(other) = self.0.insert(format!("{target}{suffix}"), at.path()) {
+            if let Some(other) = self.written.insert(format!("{target}{suffix}"), at.path()) {
                 let what = if suffix.is_empty() { String::new() } else { format!(" (with its `{suffix}`)") };
                 return Err(at
                     .error(format!("writes the same target{what} as `{other}`"))

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::BatchLimits;
@@ -12,6 +13,7 @@ use crate::change::TableName;
 use crate::error::{Error, Result};
 use crate::types::{ColumnType, same_name};
 
+mod bigquery;
 mod checks;
 mod cursor;
 mod environment;
@@ -22,6 +24,7 @@ mod target_rules;
 mod tree;
 mod units;
 
+pub use bigquery::{BigQueryConfig, Create, DatasetName};
 pub use target_rules::TargetRules;
 
 /// The whole configuration.
@@ -49,7 +52,7 @@ impl Config {
     /// folder), every table with the defaults, no sink and no ledger.
     pub fn for_folder(files: &str) -> Self {
         Self {
-            source: SourceConfig { files: files.to_owned(), layout: None },
+            source: SourceConfig { files: files.to_owned(), ..SourceConfig::default() },
             sink: None,
             ledger: None,
             queries: PathBuf::from(QUERIES),
@@ -99,16 +102,44 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The table's name at the sink: its `target`, else its own in the dataset that the sink gives its database.
+    pub fn target_name(&self, table: &TableName, config: &TableConfig) -> TableName {
+        let dataset = |database: &str| match &self.sink {
+            Some(SinkConfig::BigQuery(bigquery)) => bigquery.dataset.of(database),
+            _ => database.to_owned(),
+        };
+        config.target.clone().unwrap_or_else(|| TableName::new(dataset(&table.database), &table.table))
+    }
+}
+
 /// The folder of the SQL files, where nothing else is said.
 const QUERIES: &str = "queries";
 
 /// Where change files come from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SourceConfig {
-    /// A folder, a file, a glob such as `data/**/*.parquet`, or a `file://` URL.
+    /// A folder, a file, a glob such as `data/**/*.parquet`, a `file://` URL, or `s3://bucket/prefix`.
     pub files: String,
     /// A pattern for paths that fit no known layout, such as `{database}/{table}/{time:%Y%m%d%H%M%S}.csv`.
     pub layout: Option<String>,
+    /// The URL of the SQS queue that tells of new objects below `files`.
+    pub queue: Option<String>,
+    /// From which files on; always there beside `queue`.
+    pub since: Option<Since>,
+    /// How often what `files` has is listed, so that an event that was lost loses nothing; None: never.
+    pub sweep: Option<Duration>,
+}
+
+/// From which files on a source delivers, by when the store last saw them modified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// All there are.
+    Beginning,
+    /// From when the ledger was made.
+    Now,
+    /// From this moment.
+    Time(DateTime<Utc>),
 }
 
 /// Where rows go.
@@ -119,6 +150,8 @@ pub enum SinkConfig {
         /// The folder or URL.
         location: String,
     },
+    /// BigQuery.
+    BigQuery(Box<BigQueryConfig>),
 }
 
 /// What a target keeps of the changes.
@@ -176,6 +209,21 @@ pub struct TableConfig {
     pub delete_when: Option<String>,
     /// How CSV files of the table are written.
     pub csv: CsvConfig,
+    /// How the sink keeps the table, where it can choose.
+    pub storage: StorageConfig,
+}
+
+/// How a sink keeps a table: what costs and speed depend on, never what the rows are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StorageConfig {
+    /// The output column by whose day the final table is partitioned: DATE, DATETIME or TIMESTAMP.
+    pub partition_by: Option<String>,
+    /// Output columns by which the final table is clustered; None: by the key.
+    pub cluster_by: Option<Vec<String>>,
+    /// Output columns that never change for a key and are never NULL, so that a merge may prune by them.
+    pub immutable: Vec<String>,
+    /// What the table is, for people.
+    pub description: Option<String>,
 }
 
 impl Default for TableConfig {
@@ -193,6 +241,7 @@ impl Default for TableConfig {
             on_delete: OnDelete::Remove,
             delete_when: None,
             csv: CsvConfig::default(),
+            storage: StorageConfig::default(),
         }
     }
 }
@@ -239,6 +288,8 @@ pub struct PipelineConfig {
     pub inflate_bytes_max: u64,
     /// Where staging files go; None: the system's folder for temporary files.
     pub staging: Option<PathBuf>,
+    /// How long committed changes may wait for a merge into the final table, so that one merge serves many.
+    pub merge_every: Duration,
     /// How long a shutdown may take.
     pub shutdown_grace: Duration,
     /// Who is told of trouble.
@@ -252,7 +303,7 @@ impl Default for PipelineConfig {
                 files_max: 1000,
                 bytes_max: 256 << 20,
                 rows_max: 5_000_000,
-                age_max: Duration::from_secs(5),
+                age_max: Duration::from_millis(200),
             },
             retry_attempts: 3,
             error_threshold: 0.1,
@@ -262,6 +313,7 @@ impl Default for PipelineConfig {
             inflate_memory_bytes_max: 64 << 20,
             inflate_bytes_max: 2 << 30,
             staging: None,
+            merge_every: Duration::from_secs(1),
             shutdown_grace: Duration::from_secs(25),
             notification_channels: Vec::new(),
         }

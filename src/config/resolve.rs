@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::DateTime;
 
 use super::cursor::Cursor;
 use super::{
-    Config, CsvConfig, Mode, NotificationChannel, OnDelete, Order, PipelineConfig, QUERIES, SinkConfig, SourceConfig,
-    TableConfig, checks,
+    BigQueryConfig, Config, Create, CsvConfig, DatasetName, Mode, NotificationChannel, OnDelete, Order, PipelineConfig,
+    QUERIES, Since, SinkConfig, SourceConfig, StorageConfig, TableConfig, checks,
 };
 use crate::batch::BatchLimits;
 use crate::change::TableName;
@@ -15,7 +18,7 @@ use crate::types::ColumnType;
 
 const DEFAULT_KEYS: [&str; 8] =
     ["key", "mode", "on_delete", "delete_when", "order", "timestamp_column", "auto_schema", "csv"];
-const TABLE_KEYS: [&str; 12] = [
+const TABLE_KEYS: [&str; 16] = [
     "name",
     "key",
     "mode",
@@ -28,8 +31,12 @@ const TABLE_KEYS: [&str; 12] = [
     "on_delete",
     "delete_when",
     "csv",
+    "partition_by",
+    "cluster_by",
+    "immutable",
+    "description",
 ];
-const PIPELINE_KEYS: [&str; 14] = [
+const PIPELINE_KEYS: [&str; 15] = [
     "batch_size",
     "batch_bytes",
     "batch_rows",
@@ -42,6 +49,7 @@ const PIPELINE_KEYS: [&str; 14] = [
     "inflate_memory",
     "inflate_max",
     "staging",
+    "merge_every",
     "shutdown_grace",
     "notification_channels",
 ];
@@ -59,10 +67,14 @@ pub(super) fn config(root: &Cursor<'_>, folder: &Path) -> Result<Config> {
         table(at, "", folder)?;
     }
     let (tables, unlisted) = match root.get("databases") {
-        Some(at) => (databases(&at, defaults.as_ref(), folder)?, None),
+        Some(at) => (databases(&at, defaults.as_ref(), folder, sink.as_ref())?, None),
         None => (BTreeMap::new(), Some(unlisted(defaults.as_ref(), folder)?)),
     };
-    let pipeline = read(root, "pipeline_config", |at| pipeline(at, folder))?.unwrap_or_default();
+    let own = pipeline_defaults(sink.as_ref());
+    let pipeline = match root.get("pipeline_config") {
+        Some(at) => pipeline(&at, folder, own)?,
+        None => own,
+    };
     Ok(Config { source, sink, ledger, queries, tables, unlisted, pipeline })
 }
 
@@ -93,19 +105,81 @@ fn source(root: &Cursor<'_>, folder: &Path) -> Result<SourceConfig> {
         return Err(root.error("names no `source`").hint(HINT));
     };
     if at.text("a location").is_ok() {
-        return Ok(SourceConfig { files: location(&at, folder)?, layout: None });
+        return Ok(SourceConfig { files: location(&at, folder)?, ..SourceConfig::default() });
     }
-    at.only(&["files", "layout"]).map_err(|error| add_hint(error, HINT))?;
+    at.only(&["files", "layout", "queue", "since", "sweep"]).map_err(|error| add_hint(error, HINT))?;
     let files = at.get("files").ok_or_else(|| at.error("has no `files`").hint(HINT))?;
-    let layout = read(&at, "layout", |at| owned(at, "a pattern of paths"))?;
-    Ok(SourceConfig { files: location(&files, folder)?, layout })
+    let config = SourceConfig {
+        files: location(&files, folder)?,
+        layout: read(&at, "layout", |at| owned(at, "a pattern of paths"))?,
+        queue: read(&at, "queue", |at| {
+            endpoint(at, "an SQS queue's URL, such as `https://sqs.REGION.amazonaws.com/…`")
+        })?,
+        since: read(&at, "since", since)?,
+        sweep: read(&at, "sweep", Cursor::duration)?,
+    };
+    checks::source(&at, &config)?;
+    Ok(config)
+}
+
+fn since(at: &Cursor<'_>) -> Result<Since> {
+    const EXPECTED: &str = "`beginning`, `now` or a time such as `2026-01-31T00:00:00Z`";
+    let text = &at.text(EXPECTED)?.value;
+    match text.as_str() {
+        "beginning" => Ok(Since::Beginning),
+        "now" => Ok(Since::Now),
+        time => match DateTime::parse_from_rfc3339(time) {
+            Ok(time) => Ok(Since::Time(time.to_utc())),
+            Err(_) => Err(at.expected(EXPECTED)),
+        },
+    }
+}
+
+/// An `http://` or `https://` URL.
+fn endpoint(at: &Cursor<'_>, expected: &str) -> Result<String> {
+    let text = &at.text(expected)?.value;
+    let is_one = url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if is_one { Ok(text.trim_end_matches('/').to_owned()) } else { Err(at.expected(expected)) }
 }
 
 fn sink(at: &Cursor<'_>, folder: &Path) -> Result<SinkConfig> {
-    const HINT: &str = "write `sink: {delta: ./lake}`";
-    at.only(&["delta"]).map_err(|error| add_hint(error, HINT))?;
-    let delta = at.get("delta").ok_or_else(|| at.error("names no kind of sink").hint(HINT))?;
-    Ok(SinkConfig::Delta { location: location(&delta, folder)? })
+    const HINT: &str = "write `sink: {delta: ./lake}` or `sink: {bigquery: {project: …, location: …}}`";
+    at.only(&["delta", "bigquery"]).map_err(|error| add_hint(error, HINT))?;
+    match (at.get("delta"), at.get("bigquery")) {
+        (Some(at), None) => Ok(SinkConfig::Delta { location: location(&at, folder)? }),
+        (None, Some(at)) => Ok(SinkConfig::BigQuery(Box::new(bigquery(&at)?))),
+        (Some(_), Some(_)) => Err(at.error("names two sinks").hint("keep one of `delta` and `bigquery`")),
+        (None, None) => Err(at.error("names no kind of sink").hint(HINT)),
+    }
+}
+
+fn bigquery(at: &Cursor<'_>) -> Result<BigQueryConfig> {
+    const CREATES: [(&str, Create); 2] = [("auto", Create::Auto), ("never", Create::Never)];
+    const URL: &str = "a URL such as `https://bigquery.googleapis.com`";
+    at.only(&["project", "location", "dataset", "kms_key", "labels", "create", "rest_endpoint", "grpc_endpoint"])?;
+    let demand = |key: &str, hint: &str| match at.get(key) {
+        Some(value) => owned(&value, hint),
+        None => Err(at.error(format!("has no `{key}`")).hint(format!("write {hint}"))),
+    };
+    let config = BigQueryConfig {
+        project: demand("project", "the id of the Google Cloud project")?,
+        location: demand("location", "the region of the datasets, such as `asia-northeast3` or `US`")?,
+        dataset: read(at, "dataset", |at| Ok(DatasetName(owned(at, "a dataset's name, such as `{database}_cdc`")?)))?
+            .unwrap_or_default(),
+        kms_key: read(at, "kms_key", |at| owned(at, "a key's name, `projects/…/cryptoKeys/…`"))?,
+        labels: read(at, "labels", labels)?.unwrap_or_default(),
+        create: read(at, "create", |at| at.choice(&CREATES))?.unwrap_or(Create::Auto),
+        rest_endpoint: read(at, "rest_endpoint", |at| endpoint(at, URL))?,
+        grpc_endpoint: read(at, "grpc_endpoint", |at| endpoint(at, URL))?,
+    };
+    checks::bigquery(at, &config)?;
+    Ok(config)
+}
+
+fn labels(at: &Cursor<'_>) -> Result<BTreeMap<String, String>> {
+    const EXPECTED: &str = "labels with their values, such as `{team: data}`";
+    let entries = at.entries(EXPECTED)?;
+    entries.into_iter().map(|(label, at)| Ok((label.to_owned(), at.any_text("a label's value")?))).collect()
 }
 
 fn add_hint(error: Error, hint: &str) -> Error {
@@ -114,7 +188,9 @@ fn add_hint(error: Error, hint: &str) -> Error {
 
 /// The ledger's place where none is written: in the sink's folder, if that is local.
 fn ledger_beside(sink: &SinkConfig) -> Option<String> {
-    let SinkConfig::Delta { location } = sink;
+    let SinkConfig::Delta { location } = sink else {
+        return None;
+    };
     let local = !location.contains("://") || location.starts_with("file://");
     local.then(|| format!("{}/_freshet_ledger", location.trim_end_matches('/')))
 }
@@ -123,9 +199,10 @@ fn databases(
     at: &Cursor<'_>,
     defaults: Option<&Cursor<'_>>,
     folder: &Path,
+    sink: Option<&SinkConfig>,
 ) -> Result<BTreeMap<TableName, TableConfig>> {
     let mut out = BTreeMap::new();
-    let mut written = checks::Targets::default();
+    let mut written = checks::Targets::of(sink);
     for (database, below) in at.entries("databases by name")? {
         below.only(&["tables"])?;
         let Some(tables) = below.get("tables") else {
@@ -188,6 +265,12 @@ fn table(at: &Cursor<'_>, database: &str, folder: &Path) -> Result<TableConfig> 
         on_delete: read(at, "on_delete", |at| at.choice(&ON_DELETES))?.unwrap_or(own.on_delete),
         delete_when: read(at, "delete_when", |at| owned(at, "an SQL expression over output columns"))?,
         csv: read(at, "csv", csv)?.unwrap_or(own.csv),
+        storage: StorageConfig {
+            partition_by: read(at, "partition_by", |at| owned(at, "a column's name"))?,
+            cluster_by: read(at, "cluster_by", columns)?,
+            immutable: read(at, "immutable", columns)?.unwrap_or_default(),
+            description: read(at, "description", |at| owned(at, "a description"))?,
+        },
     })
 }
 
@@ -261,9 +344,17 @@ fn delimiter(at: &Cursor<'_>) -> Result<char> {
     }
 }
 
-fn pipeline(at: &Cursor<'_>, folder: &Path) -> Result<PipelineConfig> {
-    at.only(&PIPELINE_KEYS)?;
+/// Limits as they are where none are written: a merge costs money at BigQuery, so there it serves more changes.
+fn pipeline_defaults(sink: Option<&SinkConfig>) -> PipelineConfig {
     let own = PipelineConfig::default();
+    match sink {
+        Some(SinkConfig::BigQuery(_)) => PipelineConfig { merge_every: Duration::from_secs(60), ..own },
+        _ => own,
+    }
+}
+
+fn pipeline(at: &Cursor<'_>, folder: &Path, own: PipelineConfig) -> Result<PipelineConfig> {
+    at.only(&PIPELINE_KEYS)?;
     let size = |key: &str, own: u64| Ok::<_, Error>(read(at, key, Cursor::size)?.unwrap_or(own));
     let limits = BatchLimits {
         files_max: read(at, "batch_size", |at| at.integer(1))?.unwrap_or(own.limits.files_max),
@@ -281,6 +372,7 @@ fn pipeline(at: &Cursor<'_>, folder: &Path) -> Result<PipelineConfig> {
         inflate_memory_bytes_max: size("inflate_memory", own.inflate_memory_bytes_max)?,
         inflate_bytes_max: size("inflate_max", own.inflate_bytes_max)?,
         staging: read(at, "staging", |at| path(at, folder))?,
+        merge_every: read(at, "merge_every", Cursor::duration)?.unwrap_or(own.merge_every),
         shutdown_grace: read(at, "shutdown_grace", Cursor::duration)?.unwrap_or(own.shutdown_grace),
         notification_channels: read(at, "notification_channels", channels)?.unwrap_or_default(),
     };

@@ -95,7 +95,7 @@ fn what_is_not_written_has_its_default() {
         check(yaml, |config| config.source.files.clone(), "conf/data".to_owned());
         check(yaml, |config| config.queries.clone(), PathBuf::from("conf/queries"));
         check(yaml, |config| config.pipeline.limits.bytes_max, 256 << 20);
-        check(yaml, |config| config.pipeline.limits.age_max, Duration::from_secs(5));
+        check(yaml, |config| config.pipeline.limits.age_max, Duration::from_millis(200));
         check(yaml, |config| config.pipeline.memory_bytes, 512 << 20);
         check(yaml, |config| config.unlisted.is_some(), true);
         check(yaml, |config| config.sink().is_err() && config.ledger().is_err(), true);
@@ -222,7 +222,12 @@ fn an_unknown_key_is_told_with_its_place_and_the_nearest_known_one() {
         Some((2, 44)),
         "did you mean `query`?",
     );
-    refuse("sink: {bigquery: x}", "`sink.bigquery` is not a known key", Some((2, 8)), "known keys here: `delta`");
+    refuse(
+        "sink: {kafka: x}",
+        "`sink.kafka` is not a known key",
+        Some((2, 8)),
+        "known keys here: `delta` and `bigquery`",
+    );
     refuse("defaults: {target: x}", "`defaults.target` is not a known key", Some((2, 12)), "`key`");
     refuse(
         "databases: {shop: {table: []}}",
@@ -452,4 +457,87 @@ fn verbs_without_a_configuration_get_every_table_with_the_defaults() {
     assert_eq!(config.source.files, "data/**/*.parquet");
     assert!(config.table(&TableName::new("any", "table")).is_some());
     assert!(config.sink().is_err());
+}
+
+/// What a configuration whose source is written says about something.
+fn sourced<T: std::fmt::Debug + PartialEq>(source: &str, what: impl Fn(&SourceConfig) -> T, expected: T) {
+    match load(&[("conf/freshet.yaml", source)]) {
+        Ok(config) => assert_eq!(what(&config.source), expected, "{source}"),
+        Err(error) => panic!("{source}\n{}", error.report()),
+    }
+}
+
+#[test]
+fn a_queue_tells_of_objects_and_since_says_from_which_on() {
+    let queue = "https://sqs.eu-west-1.amazonaws.com/1/dms";
+    let source = |rest: &str| format!("source: {{files: s3://b/cdc, queue: {queue}/, {rest}}}");
+    sourced(&source("since: now"), |source| source.queue.clone(), Some(queue.to_owned()));
+    sourced(&source("since: now, sweep: 1h"), |source| source.sweep, Some(Duration::from_secs(3_600)));
+    for (text, since) in [
+        ("beginning", Since::Beginning),
+        ("now", Since::Now),
+        ("2026-01-31T09:00:00+09:00", Since::Time("2026-01-31T00:00:00Z".parse().unwrap())),
+    ] {
+        sourced(&source(&format!("since: {text}")), |source| source.since, Some(since));
+    }
+}
+
+#[test]
+fn a_source_that_says_too_little_or_too_much_is_refused() {
+    let refuse = |source: &str, message: &str, hint: &str| {
+        let error = load(&[("conf/freshet.yaml", source)]).expect_err(source);
+        assert!(error.message().contains(message), "{}", error.report());
+        assert!(error.hint_text().unwrap_or_default().contains(hint), "{}", error.report());
+        assert!(error.place().line_column.is_some(), "{}", error.report());
+    };
+    let queue = "queue: https://sqs.eu-west-1.amazonaws.com/1/dms";
+    refuse(&format!("source: {{files: s3://b/c, {queue}}}"), "nothing says from which files on", "since: beginning");
+    refuse(&format!("source: {{files: ./data, {queue}, since: now}}"), "tells of objects in S3", "s3://BUCKET");
+    refuse("source: {files: ./data, since: now}", "known for objects in S3 alone", "remove it");
+    refuse("source: {files: s3://b, queue: dms, since: now}", "takes an SQS queue's URL", "");
+    refuse("source: {files: s3://b, since: yesterday}", "takes `beginning`, `now` or a time", "");
+}
+
+#[test]
+fn bigquery_needs_a_project_and_a_region_and_gives_each_database_its_dataset() {
+    let sink = |rest: &str| format!("sink: {{bigquery: {{project: p, location: US{rest}}}}}");
+    let target =
+        |config: &Config| config.target_name(&TableName::new("shop", "orders"), &TableConfig::default()).to_string();
+    check(&sink(""), target, "shop.orders".to_owned());
+    check(&sink(", dataset: \"{database}_cdc\""), target, "shop_cdc.orders".to_owned());
+    check(&sink(", dataset: warehouse"), target, "warehouse.orders".to_owned());
+    check(&sink(""), |config| config.pipeline.merge_every, Duration::from_secs(60));
+    check("sink: {delta: x}", |config| config.pipeline.merge_every, Duration::from_secs(1));
+    refuse("sink: {bigquery: {location: US}}", "`sink.bigquery` has no `project`", Some((2, 8)), "write the id");
+    refuse("sink: {bigquery: {project: p}}", "`sink.bigquery` has no `location`", Some((2, 8)), "region");
+    refuse(
+        &sink(", dataset: \"a-b\""),
+        "`sink.bigquery.dataset` is no dataset's name",
+        Some((2, 45)),
+        "letters, digits and `_`",
+    );
+    refuse(
+        &sink(", rest_endpoint: \"http://localhost:1\""),
+        "`sink.bigquery` names one of `rest_endpoint` and `grpc_endpoint`, and freshet needs both",
+        Some((2, 8)),
+        "name both",
+    );
+    refuse(
+        &format!("{}\ndatabases: {{a: {{tables: [{{name: t}}]}}, b: {{tables: [{{name: T}}]}}}}", sink(", dataset: w")),
+        "`databases.b.tables[T]` writes the same target as `databases.a.tables[t]`",
+        Some((3, 56)),
+        "another `target`",
+    );
+}
+
+#[test]
+fn how_a_table_is_kept_is_said_with_the_table() {
+    let yaml = orders("partition_by: day, cluster_by: [a, b], immutable: day, description: \"All orders\"");
+    let expected = StorageConfig {
+        partition_by: Some("day".to_owned()),
+        cluster_by: Some(vec!["a".to_owned(), "b".to_owned()]),
+        immutable: vec!["day".to_owned()],
+        description: Some("All orders".to_owned()),
+    };
+    check(&yaml, |config| table(config, "shop", "orders").storage, expected);
 }

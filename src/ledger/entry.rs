@@ -51,6 +51,11 @@ pub enum Entry {
         /// The file, as it was announced.
         file: FileEntry,
     },
+    /// These files left their source undone, as the table was stopped, and wait in the chain until it goes on.
+    Held {
+        /// The files, as they were announced.
+        files: Vec<ChangeFile>,
+    },
     /// These batches are being merged, by this attempt and no other.
     MergeIntent(MergeAttempt),
     /// A merge is done.
@@ -63,8 +68,8 @@ pub enum Entry {
 }
 
 /// The kinds of entry this version knows, as `entry` names them.
-const KINDS: [&str; 9] =
-    ["opened", "intent", "committed", "lost", "set_aside", "superseded", "gone", "merge_intent", "merged"];
+const KINDS: [&str; 10] =
+    ["opened", "intent", "committed", "lost", "set_aside", "superseded", "gone", "held", "merge_intent", "merged"];
 
 /// What is fixed when a chain is opened and cannot be changed under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,14 +208,16 @@ pub(super) fn damaged(number: u64, what: impl std::fmt::Display) -> Error {
 mod tests {
     use super::*;
     use crate::error::Kind;
-    use crate::ledger::samples::{file, intent};
+    use crate::ledger::samples::{announced, file, intent};
 
     fn envelope(entry: Entry) -> Envelope {
         Envelope { nonce: "n1".into(), written_at: DateTime::UNIX_EPOCH, writer: "w".into(), entry }
     }
 
     fn every_entry() -> Vec<Entry> {
-        let merge = MergeAttempt { attempt: intent("m", &[]).attempt, batches: vec!["a".into()] };
+        let attempt = intent("m", &[]).attempt;
+        let loaded = (attempt.loaded_at, attempt.loaded_at);
+        let merge = MergeAttempt { attempt, batches: vec!["a".into()], loaded };
         vec![
             Entry::Opened(Opened {
                 table: TableName::new("db", "t"),
@@ -224,6 +231,7 @@ mod tests {
             Entry::SetAside { file: file("f"), reason: "\"그것\"\n".into() },
             Entry::Superseded { file: file("f") },
             Entry::Gone { file: file("f") },
+            Entry::Held { files: vec![announced("f")] },
             Entry::MergeIntent(merge),
             Entry::Merged { merge: 3, counts: MergeCounts { inserted: 1, updated: 2, deleted: 3 } },
         ]

@@ -12,12 +12,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStore;
 
 use crate::change::TableName;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::storage::{Aws, S3Location, explained};
 
 mod chain;
 mod entry;
@@ -57,13 +59,14 @@ pub struct Ledger {
     store: Store,
     clock: Arc<dyn Clock>,
     id: String,
+    created: DateTime<Utc>,
     writer: String,
     pace: Pace,
     read_only: bool,
 }
 
 impl Ledger {
-    /// Opens the ledger in a folder, or `file://` URL, which is created where it is absent.
+    /// Opens the ledger in a folder, or `file://` URL, which is created where it is absent, or below `s3://bucket/prefix`.
     ///
     /// `bound_to` is what the sink calls itself; the ledger says nothing about any other.
     ///
@@ -71,9 +74,11 @@ impl Ledger {
     /// [`User`](crate::error::Kind::User) where the ledger belongs to another sink, is newer, damaged, or
     /// cannot be kept there; [`Retry`](crate::error::Kind::Retry) where the place cannot be reached now.
     pub async fn open(location: &str, bound_to: &str, clock: Arc<dyn Clock>) -> Result<Self> {
-        let folder = Folder::new(folder_path(location)?, Arc::clone(&clock));
-        folder.create_root().await?;
-        Self::in_store(Store::Folder(folder), bound_to, clock).await
+        let store = store_at(location, &clock).await?;
+        if let Store::Folder(folder) = &store {
+            folder.create_root().await?;
+        }
+        Self::in_store(store, bound_to, clock).await.map_err(explained)
     }
 
     /// Opens the ledger below a prefix of an object store, as [`open`](Self::open) does.
@@ -84,19 +89,24 @@ impl Ledger {
         Self::in_store(Store::Objects(Objects::new(store, prefix)), bound_to, clock).await
     }
 
-    /// The ledger in a folder, to be read only: nothing is created, and None where there is none.
+    /// The ledger at such a location, to be read only: nothing is created, and None where there is none.
     ///
     /// # Errors
     /// As those of [`open`](Self::open).
     pub async fn look(location: &str, bound_to: &str, clock: Arc<dyn Clock>) -> Result<Option<Self>> {
-        let store = Store::Folder(Folder::new(folder_path(location)?, Arc::clone(&clock)));
-        let root = root::find(&store, bound_to).await?;
+        let store = store_at(location, &clock).await?;
+        let root = root::find(&store, bound_to).await.map_err(explained)?;
         Ok(root.map(|root| Self { read_only: true, ..Self::of(store, root, clock) }))
     }
 
     /// What tells this ledger from any other, also from an earlier one for the same sink.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// When the ledger was made.
+    pub fn created(&self) -> DateTime<Utc> {
+        self.created
     }
 
     /// The tables that have a chain, in order of their names.
@@ -148,7 +158,7 @@ impl Ledger {
 
     fn of(store: Store, root: Root, clock: Arc<dyn Clock>) -> Self {
         let writer = format!("freshet {} {}", env!("CARGO_PKG_VERSION"), clock.fresh_id());
-        Self { store, clock, id: root.id, writer, pace: PACE, read_only: false }
+        Self { store, clock, id: root.id, created: root.created, writer, pace: PACE, read_only: false }
     }
 
     fn chain(&self, table: &TableName) -> Chain {
@@ -168,11 +178,21 @@ impl Ledger {
     }
 }
 
+/// What keeps a ledger at a location.
+async fn store_at(location: &str, clock: &Arc<dyn Clock>) -> Result<Store> {
+    if !S3Location::is_meant_by(location) {
+        return Ok(Store::Folder(Folder::new(folder_path(location)?, Arc::clone(clock))));
+    }
+    let place = S3Location::parse(location)?;
+    let store = Aws::load().await?.bucket(place.bucket())?;
+    Ok(Store::Objects(Objects::at(store, &place)?))
+}
+
 /// The folder that a location names.
 fn folder_path(location: &str) -> Result<PathBuf> {
     let wrong = || {
         Error::user(format!("`{location}` is no place for a ledger"))
-            .hint("`ledger` in freshet.yaml is a folder or a file:// URL")
+            .hint("`ledger` in freshet.yaml is a folder, a file:// URL or s3://BUCKET/PREFIX")
     };
     let path = if location.contains("://") {
         let url = url::Url::parse(location).map_err(|error| wrong().because(error))?;

@@ -11,17 +11,32 @@ use super::entry::ENTRY_BYTES_MAX;
 use super::names;
 use super::store::{Created, too_large};
 use crate::error::{Error, Result};
+use crate::storage::S3Location;
 
 /// A prefix of an object store.
 #[derive(Debug, Clone)]
 pub(super) struct Objects {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    /// For messages.
+    name: String,
 }
 
 impl Objects {
     pub(super) fn new(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
-        Self { store, prefix: Path::from(prefix) }
+        let prefix = Path::from(prefix);
+        let name = match prefix.as_ref() {
+            "" => store.to_string(),
+            prefix => format!("{store}/{prefix}"),
+        };
+        Self { store, prefix, name }
+    }
+
+    /// The objects of a folder of a bucket.
+    pub(super) fn at(store: Arc<dyn ObjectStore>, place: &S3Location) -> Result<Self> {
+        let prefix = Path::parse(place.prefix())
+            .map_err(|cause| Error::user(format!("{place} is no place for a ledger")).because(cause))?;
+        Ok(Self { store, prefix, name: place.to_string().trim_end_matches('/').to_owned() })
     }
 
     /// Only a refusal is a definite answer: after any other error, a repeated 5xx included, the object may
@@ -74,10 +89,7 @@ impl Objects {
     }
 
     pub(super) fn describe(&self) -> String {
-        match self.prefix.as_ref() {
-            "" => self.store.to_string(),
-            prefix => format!("{}/{prefix}", self.store),
-        }
+        self.name.clone()
     }
 
     /// The path of a key, whose segments are encoded already.

@@ -21,7 +21,8 @@ pub(super) struct Root {
     bound_to: String,
     /// Tells this ledger from another that was bound to the same sink.
     pub(super) id: String,
-    created: DateTime<Utc>,
+    /// When it was made, by the clock of whoever made it.
+    pub(super) created: DateTime<Utc>,
 }
 
 /// Reads the root; None where there is neither a root nor anything else of a ledger.

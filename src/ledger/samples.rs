@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Intent, Opened};
 use crate::batch::{Attempt, Prepared};
-use crate::change::{FileId, FileKind, TableName};
+use crate::change::{ChangeFile, FileFormat, FileId, FileKind, TableName};
 use crate::clock::Clock;
 use crate::config::{Mode, OnDelete, Order, TargetRules};
 use crate::ledger::{FileEntry, Opening};
@@ -54,6 +54,25 @@ pub(crate) fn file(location: &str) -> FileEntry {
         modified_ms: 20,
         kind: FileKind::Cdc,
         time_ms: 30,
+    }
+}
+
+/// The change file of [`file`], as a source announces it.
+pub(crate) fn announced(location: &str) -> ChangeFile {
+    let entry = file(location);
+    ChangeFile {
+        location: entry.location,
+        path: location.into(),
+        size: entry.size,
+        version: entry.version,
+        e_tag: None,
+        modified_ms: entry.modified_ms,
+        table: table(),
+        kind: entry.kind,
+        format: FileFormat::Parquet,
+        gzip: true,
+        time_ms: entry.time_ms,
+        rows: None,
     }
 }
 

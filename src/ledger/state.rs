@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use crate::batch::{CommitOutcome, MergeAttempt, MergeCounts};
-use crate::change::FileId;
+use crate::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
+use crate::change::{ChangeFile, FileId};
 use crate::config::{Mode, TargetRules};
 use crate::error::{Error, Result};
 
@@ -55,7 +55,8 @@ pub struct State {
     open_intents: BTreeMap<u64, Intent>,
     outcomes: BTreeMap<u64, CommitOutcome>,
     /// Attempts by the number of their intent.
-    unmerged: BTreeMap<u64, String>,
+    unmerged: BTreeMap<u64, Attempt>,
+    held: BTreeMap<FileId, ChangeFile>,
     open_merge: Option<(u64, MergeAttempt)>,
     merged: BTreeMap<u64, MergeCounts>,
     source_columns: Vec<String>,
@@ -167,8 +168,19 @@ impl State {
 
     /// The attempts whose committed rows are in no finished merge, in the order of their intents. None in
     /// mode `append`.
-    pub fn unmerged(&self) -> impl Iterator<Item = &str> {
-        self.unmerged.values().map(String::as_str)
+    pub fn unmerged(&self) -> impl Iterator<Item = &Attempt> {
+        self.unmerged.values()
+    }
+
+    /// Files that left their source while the table was stopped and wait here until they are done: those whose
+    /// intent was lost are among them again.
+    pub fn held(&self) -> impl Iterator<Item = &ChangeFile> {
+        self.held.values().filter(|file| self.file_state(file.id()).is_none())
+    }
+
+    /// Whether this file waits here.
+    pub fn is_held(&self, file: FileId) -> bool {
+        self.held.contains_key(&file)
     }
 
     /// Every column that files brought, in the order of first sight.
@@ -224,6 +236,8 @@ impl State {
             Entry::SetAside { file, .. } => self.check_final(file, FileState::SetAside),
             Entry::Superseded { file } => self.check_final(file, FileState::Superseded),
             Entry::Gone { file } => self.check_final(file, FileState::Gone),
+            Entry::Held { files } if files.is_empty() => Err("it holds no file".into()),
+            Entry::Held { .. } => Ok(()),
             Entry::MergeIntent(merge) => self.check_merge(merge),
             Entry::Merged { merge, .. } => {
                 let known =
@@ -305,6 +319,7 @@ impl State {
             }
             Entry::Superseded { file } => _ = self.take_final(file, FileState::Superseded),
             Entry::Gone { file } => _ = self.take_final(file, FileState::Gone),
+            Entry::Held { files } => self.take_held(files),
             Entry::MergeIntent(merge) => {
                 self.attempts.insert(merge.attempt.id.clone(), number);
                 self.open_merge = Some((number, merge.clone()));
@@ -348,7 +363,8 @@ impl State {
     }
 
     fn take_committed(&mut self, number: u64, intent: Intent) {
-        for _ in &intent.files {
+        for file in &intent.files {
+            self.held.remove(&file.id);
             self.files_committed = self.files_committed.saturating_add(1);
             self.remember(false);
         }
@@ -359,7 +375,7 @@ impl State {
         }
         let merges = intent.rules.mode == Mode::Merge;
         if merges && rows > 0 {
-            self.unmerged.insert(number, intent.attempt.id);
+            self.unmerged.insert(number, intent.attempt);
         }
     }
 
@@ -368,6 +384,7 @@ impl State {
         let new = self.file_state(file.id).is_none();
         if new {
             self.see(file, state);
+            self.held.remove(&file.id);
             self.remember(state == FileState::SetAside);
         }
         new
@@ -389,6 +406,16 @@ impl State {
         seen.state = Some(state);
         let version = Version { size: file.size, modified_ms: file.modified_ms, version: file.version.clone() };
         self.locations.insert(file.location.clone(), version);
+    }
+
+    /// Notes files that wait here. What has a state needs not wait.
+    fn take_held(&mut self, files: &[ChangeFile]) {
+        for file in files {
+            let seen = self.files.entry(file.id()).or_insert(Seen { state: None, time_ms: file.time_ms });
+            if seen.state.is_none() {
+                self.held.insert(file.id(), ChangeFile { time_ms: seen.time_ms, ..file.clone() });
+            }
+        }
     }
 
     /// Notes that one more file has a final state.

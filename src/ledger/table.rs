@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
-use crate::change::{FileId, TableName};
+use crate::change::{ChangeFile, FileId, TableName};
 use crate::clock::Clock;
 use crate::config::Order;
 use crate::error::{Error, Result};
@@ -165,6 +165,20 @@ impl TableLedger {
         self.end_file(file, || Entry::Gone { file: file.clone() }).await
     }
 
+    /// Writes down files whose source is then told that they are done, although they are not: they wait in
+    /// the chain. What has a state, or waits already, is left out.
+    ///
+    /// # Errors
+    /// [`Retry`](crate::error::Kind::Retry) where the ledger cannot be written now.
+    pub async fn hold(&mut self, files: &[ChangeFile]) -> Result<()> {
+        self.advance(|state| {
+            let new = |file: &&ChangeFile| state.file_state(file.id()).is_none() && !state.is_held(file.id());
+            let files: Vec<ChangeFile> = files.iter().filter(new).cloned().collect();
+            Ok(if files.is_empty() { Step::Done(()) } else { Step::Write(Entry::Held { files }) })
+        })
+        .await
+    }
+
     /// The merge to be done now, with its number: the open one where there is one, whoever began it, else a
     /// new one under `attempt` over at most `batches_max` of the batches that wait, oldest first. None where
     /// none waits.
@@ -176,11 +190,14 @@ impl TableLedger {
             if let Some((number, merge)) = state.open_merge() {
                 return Ok(Step::Done(Some((number, merge.clone()))));
             }
-            let batches: Vec<String> = state.unmerged().take(batches_max).map(str::to_owned).collect();
-            if batches.is_empty() {
+            let waiting: Vec<&Attempt> = state.unmerged().take(batches_max).collect();
+            let times = waiting.iter().map(|attempt| attempt.loaded_at);
+            let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
                 return Ok(Step::Done(None));
-            }
-            Ok(Step::Write(Entry::MergeIntent(MergeAttempt { attempt: attempt.clone(), batches })))
+            };
+            let batches = waiting.iter().map(|attempt| attempt.id.clone()).collect();
+            let merge = MergeAttempt { attempt: attempt.clone(), batches, loaded: (first, last) };
+            Ok(Step::Write(Entry::MergeIntent(merge)))
         })
         .await
     }

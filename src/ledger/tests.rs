@@ -60,7 +60,7 @@ async fn a_ledger_opened_again_is_the_same_one() {
     let store = Arc::new(InMemory::new());
     let first = ledger_on(Arc::clone(&store) as _, &clock).await.unwrap();
     let again = ledger_on(Arc::clone(&store) as _, &clock).await.unwrap();
-    assert_eq!(first.id(), again.id());
+    assert_eq!((first.id(), first.created()), (again.id(), again.created()));
     assert_ne!(first.writer, again.writer);
     assert_eq!(paths(&store).await, ["freshet/ledger/ledger.json"]);
 }
@@ -166,8 +166,32 @@ async fn a_folder_ledger_is_created_kept_and_read_without_being_written() {
 }
 
 #[tokio::test]
-async fn a_location_is_a_folder_or_a_file_url_and_nothing_else() {
-    for location in ["", "s3://bucket/ledger", "file://host.example/x", "://", "http://[x"] {
+async fn the_ledger_of_a_bucket_lies_below_its_prefix_as_written_and_is_named_in_messages() {
+    let store = Arc::new(InMemory::new());
+    let place = S3Location::parse("s3://cdc-state/a b%20/ledger/").unwrap();
+    let objects = Objects::at(Arc::clone(&store) as _, &place).unwrap();
+    Ledger::in_store(Store::Objects(objects.clone()), SINK, CountingClock::shared()).await.unwrap();
+    assert_eq!(paths(&store).await, ["a b%20/ledger/ledger.json"]);
+    let error = Ledger::in_store(Store::Objects(objects), "other", CountingClock::shared()).await.unwrap_err();
+    assert!(error.message().contains("in s3://cdc-state/a b%20/ledger belongs to another sink"), "{error}");
+    let whole = S3Location::parse("s3://cdc-state").unwrap();
+    let objects = Objects::at(Arc::clone(&store) as _, &whole).unwrap();
+    Ledger::in_store(Store::Objects(objects), SINK, CountingClock::shared()).await.unwrap();
+    assert_eq!(paths(&store).await, ["a b%20/ledger/ledger.json", "ledger.json"]);
+}
+
+#[tokio::test]
+async fn a_location_is_a_folder_a_file_url_or_in_s3_and_nothing_else() {
+    for location in [
+        "",
+        "gs://bucket/ledger",
+        "s3://",
+        "s3://bucket//ledger",
+        "s3://bucket/*",
+        "file://host.example/x",
+        "://",
+        "http://[x",
+    ] {
         let error = Ledger::open(location, SINK, CountingClock::shared()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::User, "{location}");
         assert!(error.hint_text().is_some());

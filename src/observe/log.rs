@@ -14,10 +14,12 @@ pub fn is_terminal() -> bool {
     std::io::stderr().is_terminal()
 }
 
-/// Starts logging; a second call changes nothing. Libraries are heard only when they warn.
-pub fn start() {
+/// Starts logging; a second call changes nothing. Libraries are heard only when they warn. Where `watched`, people
+/// at a terminal see progress instead of log lines.
+pub fn start(watched: bool) {
+    let quiet = watched && is_terminal();
     let filter = EnvFilter::try_from_env(FILTER_VARIABLE)
-        .unwrap_or_else(|_| EnvFilter::new(if is_terminal() { "error" } else { "error,freshet=info" }));
+        .unwrap_or_else(|_| EnvFilter::new(if quiet { "error" } else { "error,freshet=info" }));
     let registry = tracing_subscriber::registry().with(filter);
     // A second start in one process (a test) is refused, and the first stays.
     let _ = if is_terminal() {

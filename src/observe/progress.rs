@@ -34,6 +34,13 @@ impl Observer for Lines {
                 "merged"
             ),
             Progress::SetAside { table, error } => tracing::warn!(%table, error = error.report(), "file set aside"),
+            Progress::Unread { table, error } => tracing::warn!(%table, error = error.report(), "file vanished unread"),
+            Progress::Failing { table, error, pause } => tracing::warn!(
+                %table,
+                error = error.report(),
+                pause_seconds = pause.as_secs(),
+                "failed; to be tried again"
+            ),
             Progress::Left { error } => tracing::warn!(error = error.report(), "file left for the next run"),
             Progress::Note { table, note } => tracing::info!(%table, "{note}"),
             Progress::TableStopped { table, error } => tracing::error!(%table, error = error.report(), "table stopped"),
@@ -92,6 +99,8 @@ impl Observer for Bars {
                 }
             }
             Progress::SetAside { error, .. } => self.say("set aside", error),
+            Progress::Unread { error, .. } => self.say("vanished unread", error),
+            Progress::Failing { error, .. } => self.say("failed; to be tried again", error),
             Progress::Left { error } => self.say("left for the next run", error),
             Progress::TableStopped { error, .. } => self.say("stopped", error),
             Progress::Note { table, note } => _ = self.screen.println(format!("{table}: {note}")),

@@ -9,12 +9,14 @@ use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
 
 use crate::batch::CommitOutcome;
+use crate::catalog::content::{self, Refusal};
 use crate::catalog::opened::{OpenedFile, Opener};
-use crate::change::{ChangeFile, FileId};
+use crate::change::ChangeFile;
+use crate::clock::Clock;
 use crate::config::{CsvConfig, TargetRules};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::{Claim, FileEntry, Intent};
-use crate::pipeline::report::{Progress, TableReport};
+use crate::ledger::{Claim, FileEntry, FileState, Intent};
+use crate::pipeline::report::TableReport;
 use crate::pipeline::rows::{self, Group};
 use crate::pipeline::table_run::{TableRun, patiently};
 
@@ -27,13 +29,13 @@ const LOST_MAX: u32 = 3;
 enum Outcome {
     /// The files are committed, by this try or by another process.
     Done,
-    /// These are left when another process has claimed the others.
-    Unclaimed(Vec<ChangeFile>),
+    /// Another process has claimed some of the files.
+    Unclaimed { free: Vec<ChangeFile>, claimed: Vec<ChangeFile> },
     /// The sink lost their rows: nothing of them was committed.
     Lost(Vec<ChangeFile>),
 }
 
-impl TableRun<'_> {
+impl TableRun {
     /// Carries these files, in one commit or, where some cannot be used, in several.
     ///
     /// # Errors
@@ -47,7 +49,10 @@ impl TableRun<'_> {
             }
             match self.try_batch(&files, report).await {
                 Ok(Outcome::Done) => {}
-                Ok(Outcome::Unclaimed(files)) => waiting.push(files),
+                Ok(Outcome::Unclaimed { free, claimed }) => {
+                    self.claimed_elsewhere(claimed);
+                    waiting.push(free);
+                }
                 Ok(Outcome::Lost(files)) => {
                     lost += 1;
                     if lost > LOST_MAX {
@@ -56,10 +61,26 @@ impl TableRun<'_> {
                     waiting.push(files);
                 }
                 Err(error) if error.kind() == Kind::Data => waiting.extend(self.blame(files, error, report).await?),
-                Err(error) => return Err(error),
+                Err(error) => waiting.push(self.without_vanished(files, error, report).await?),
             }
         }
         Ok(())
+    }
+
+    /// The files without the one that vanished while it was read; the error itself where none did.
+    async fn without_vanished(
+        &mut self,
+        files: Vec<ChangeFile>,
+        error: Error,
+        report: &mut TableReport,
+    ) -> Result<Vec<ChangeFile>> {
+        let named = error.place().file.as_ref().and_then(|name| files.iter().position(|file| file.location == *name));
+        let vanished = named.and_then(|at| end_of_unread(&files[at], &error).map(|state| (at, state)));
+        let Some((at, state)) = vanished else { return Err(error) };
+        let mut others = files;
+        let file = others.remove(at);
+        self.end_unread(&file, state, error, report).await?;
+        Ok(others)
     }
 
     /// Finds the file a data error belongs to, and says what to try next.
@@ -111,7 +132,10 @@ impl TableRun<'_> {
         };
         let number = match self.ledger.claim(intent).await? {
             Claim::Taken(number) => number,
-            Claim::Refused(claimed) => return Ok(Outcome::Unclaimed(unclaimed(&files, &claimed))),
+            Claim::Refused(ids) => {
+                let (claimed, free) = files.into_iter().partition(|file| ids.contains(&file.id()));
+                return Ok(Outcome::Unclaimed { free, claimed });
+            }
         };
         match self.commit(&target, number, &prepared).await? {
             CommitOutcome::Committed => self.committed(&files, prepared.rows, report),
@@ -120,22 +144,32 @@ impl TableRun<'_> {
         Ok(Outcome::Done)
     }
 
-    /// Opens the files side by side. One that cannot be read now is left for the next run.
+    /// Opens the files side by side. One that is gone or was overwritten is done with; one that cannot be read
+    /// now is left.
     async fn open_files(&mut self, files: &[ChangeFile], report: &mut TableReport) -> Result<Vec<Arc<OpenedFile>>> {
         let opening: Vec<_> = files
             .iter()
-            .map(|file| open_patiently(self.pipeline.opener.clone(), file.clone(), self.config.csv.clone()))
+            .map(|file| {
+                let (clock, opener) = (Arc::clone(&self.pipeline.clock), self.pipeline.opener.clone());
+                open_patiently(clock, opener, file.clone(), self.config.csv.clone())
+            })
             .collect();
         let results: Vec<_> = futures::stream::iter(opening).buffered(FILES_AT_ONCE).collect().await;
         let mut opened = Vec::with_capacity(results.len());
-        for result in results {
+        let mut failed = Vec::new();
+        for (file, result) in files.iter().zip(results) {
             match result {
                 Ok(file) => opened.push(Arc::new(file)),
-                Err(error) if error.kind() == Kind::Retry => {
-                    self.tell(&Progress::Left { error: &error });
-                    report.left.push(error);
-                }
-                Err(error) => return Err(error),
+                Err(error) => failed.push((file, error)),
+            }
+        }
+        for (file, error) in failed {
+            match (end_of_unread(file, &error), content::refusal(&error)) {
+                (Some(state), _) => self.end_unread(file, state, error, report).await?,
+                // Others can be read, so it is this file that may not be.
+                (None, Some(Refusal::Denied)) if !opened.is_empty() => return Err(error.with_kind(Kind::Data)),
+                _ if error.kind() == Kind::Retry => self.leave(file.clone(), error, report),
+                _ => return Err(error),
             }
         }
         Ok(opened)
@@ -179,13 +213,20 @@ impl TableRun<'_> {
     }
 }
 
-/// What is left when another process has claimed some of the files.
-fn unclaimed(files: &[ChangeFile], claimed: &[FileId]) -> Vec<ChangeFile> {
-    files.iter().filter(|file| !claimed.contains(&file.id())).cloned().collect()
+/// How a file ends that was deleted or overwritten before it was read; None where it did not vanish.
+///
+/// In a folder it may be back in a moment, with the same content: there it is left and found again.
+fn end_of_unread(file: &ChangeFile, error: &Error) -> Option<FileState> {
+    match content::refusal(error)? {
+        _ if !file.location.contains("://") => None,
+        Refusal::Gone => Some(FileState::Gone),
+        Refusal::Overwritten => Some(FileState::Superseded),
+        Refusal::Denied => None,
+    }
 }
 
-async fn open_patiently(opener: Opener, file: ChangeFile, csv: CsvConfig) -> Result<OpenedFile> {
-    patiently(|| opener.open(file.clone(), &csv)).await
+async fn open_patiently(clock: Arc<dyn Clock>, opener: Opener, file: ChangeFile, csv: CsvConfig) -> Result<OpenedFile> {
+    patiently(clock.as_ref(), || opener.open(file.clone(), &csv)).await
 }
 
 fn source_columns(opened: &[Arc<OpenedFile>]) -> Vec<String> {

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::ledger::Ledger;
 use crate::pipeline::memory::SharedMemory;
 use crate::pipeline::report::{Observer, Progress, TableReport};
-use crate::pipeline::table_run::TableRun;
+use crate::pipeline::table_run::{Merging, TableRun};
 use crate::sink::Sink;
 use crate::source::Delivery;
 
@@ -67,8 +67,9 @@ pub struct RunReport {
 impl RunReport {
     /// Whether every file found its way: nothing set aside, nothing left, nothing stopped.
     pub fn clean(&self) -> bool {
-        let clean =
-            |table: &TableReport| table.set_aside.is_empty() && table.left.is_empty() && table.stopped.is_none();
+        let clean = |table: &TableReport| {
+            table.set_aside.is_empty() && table.unread.is_empty() && table.left.is_empty() && table.stopped.is_none()
+        };
         self.tables.values().all(clean)
     }
 }
@@ -166,7 +167,7 @@ impl Pipeline {
         let mut report = TableReport::default();
         let runtime = setup::runtime(&self.config, self.memory.table_pool());
         let run = match runtime {
-            Ok(runtime) => TableRun::open(&self, &table, files, runtime).await,
+            Ok(runtime) => TableRun::open(self, &table, runtime).await,
             Err(error) => Err(error),
         };
         let mut run = match run {
@@ -176,12 +177,15 @@ impl Pipeline {
                 return (report, HashSet::new());
             }
         };
-        let outcome = run.run(&mut report).await;
+        // What the ledger holds for the table is carried first.
+        let held = run.ledger().state().held().cloned().collect::<Vec<_>>();
+        let files = held.into_iter().chain(files).collect();
+        let outcome = run.round(files, Merging::Now, &mut report).await;
         report.stopped = outcome.err().map(|error| error.in_table(&table));
-        let done = run.done();
-        (report, done)
+        report.rows = run.row_counts().await;
+        (report, run.take_finished())
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -17,6 +17,8 @@ pub struct TableReport {
     pub batches: u64,
     /// Files set aside: location and why.
     pub set_aside: Vec<Error>,
+    /// Files that were deleted or overwritten before they were read.
+    pub unread: Vec<Error>,
     /// Files left for the next run.
     pub left: Vec<Error>,
     /// What merges did to the final table.
@@ -61,6 +63,22 @@ pub enum Progress<'a> {
         table: &'a TableName,
         /// Why; names the file.
         error: &'a Error,
+    },
+    /// A file was deleted or overwritten before it was read, and is done with.
+    Unread {
+        /// The table.
+        table: &'a TableName,
+        /// What happened; names the file.
+        error: &'a Error,
+    },
+    /// A table's step failed for a reason that may pass; it is tried again after the pause.
+    Failing {
+        /// The table.
+        table: &'a TableName,
+        /// Why.
+        error: &'a Error,
+        /// About how long it waits.
+        pause: Duration,
     },
     /// A file is left for the next run.
     Left {

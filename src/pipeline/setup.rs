@@ -11,6 +11,8 @@ use crate::catalog::table::ReadRules;
 use crate::change::TableName;
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
+use crate::ledger::{Opening, TableLedger};
+use crate::pipeline::Pipeline;
 use crate::transform::planned::Transform;
 use crate::transform::rules::Wanted;
 use crate::transform::{query, session as transform_session};
@@ -32,6 +34,15 @@ pub fn transform(config: &Config, table: &TableName, table_config: &TableConfig)
     })
 }
 
+/// The table's chain, as the configuration wants it.
+///
+/// # Errors
+/// [`User`](crate::error::Kind::User) where it is damaged, or was begun otherwise.
+pub async fn table_ledger(pipeline: &Pipeline, table: &TableName, config: &TableConfig) -> Result<TableLedger> {
+    let opening = Opening { order: config.order, target: pipeline.config.target_name(table, config) };
+    pipeline.ledger.table(table, opening).await
+}
+
 /// How the table's files are read.
 pub fn read_rules(table_config: &TableConfig) -> ReadRules {
     ReadRules {
@@ -44,11 +55,6 @@ pub fn read_rules(table_config: &TableConfig) -> ReadRules {
         auto_schema: table_config.auto_schema,
         key: table_config.key.clone().unwrap_or_default(),
     }
-}
-
-/// The table's name at the sink.
-pub fn target_name(table: &TableName, table_config: &TableConfig) -> TableName {
-    table_config.target.clone().unwrap_or_else(|| table.clone())
 }
 
 /// Memory from this pool; what operators spill goes where staging files go.

@@ -1,6 +1,6 @@
-//! One table's run: finish what is open, carry its files batch by batch, merge.
+//! One table while it runs: finish what is open, carry its files batch by batch, merge.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +11,15 @@ use datafusion::prelude::SessionContext;
 use crate::batch::{self, Attempt, Batch, CommitOutcome, Prepared};
 use crate::catalog::opened::OpenedFile;
 use crate::change::{ChangeFile, FileId, TableName};
+use crate::clock::Clock;
 use crate::config::{Mode, TableConfig, TargetRules};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::{FileEntry, FileState, Opening, TableLedger};
+use crate::ledger::{FileEntry, FileState, TableLedger};
 use crate::pipeline::Pipeline;
 use crate::pipeline::report::{Progress, TableReport};
 use crate::pipeline::setup;
 use crate::sink::Target;
+use crate::transform::descriptions::descriptions;
 use crate::transform::place::UNKNOWN_COLUMN;
 use crate::transform::planned::{Planned, Transform};
 
@@ -35,8 +37,8 @@ const FILES_ASKED_MAX: usize = 10_000;
 const THRESHOLD_FILES: f64 = 100.0;
 
 /// One table while it runs.
-pub struct TableRun<'a> {
-    pub(super) pipeline: &'a Pipeline,
+pub struct TableRun {
+    pub(super) pipeline: Pipeline,
     pub(super) table: TableName,
     pub(super) config: TableConfig,
     pub(super) transform: Transform,
@@ -46,42 +48,39 @@ pub struct TableRun<'a> {
     pending: Vec<ChangeFile>,
     /// Batches not yet carried, in the order of their files' time.
     waiting: VecDeque<Batch>,
-    /// Files of intents that were open when the run began.
+    /// Files of intents whose outcome is not known yet.
     claimed: Vec<ChangeFile>,
+    /// Files that could not be read this time.
+    left: Vec<ChangeFile>,
     plans: HashMap<SchemaRef, Arc<Planned>>,
     /// Columns of the table, as far as files showed them.
     known: Vec<String>,
+    /// What output columns mean, as the SQL says.
+    descriptions: BTreeMap<String, String>,
     /// Data errors of each file so far.
     pub(super) tries: HashMap<FileId, u32>,
     finished: HashSet<FileId>,
     unmerged_rows: u64,
 }
 
-impl<'a> TableRun<'a> {
+/// Whether a round merges what it committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merging {
+    /// At its end, with whatever else waits.
+    Now,
+    /// Only where too much waits.
+    Later,
+}
+
+impl TableRun {
     /// Reads the table's chain and its SQL; nothing is written.
     ///
     /// # Errors
     /// Whatever stops the table from the start.
-    pub async fn open(
-        pipeline: &'a Pipeline,
-        table: &TableName,
-        files: Vec<ChangeFile>,
-        runtime: Arc<RuntimeEnv>,
-    ) -> Result<Self> {
+    pub async fn open(pipeline: Pipeline, table: &TableName, runtime: Arc<RuntimeEnv>) -> Result<Self> {
         let config = pipeline.config.table(table).ok_or_else(|| Error::bug("an unlisted table was run"))?.clone();
         let transform = setup::transform(&pipeline.config, table, &config)?;
-        let opening = Opening { order: config.order, target: setup::target_name(table, &config) };
-        let ledger = pipeline.ledger.table(table, opening).await?;
-        let mut files = files;
-        for file in &mut files {
-            // Where the time is that of the last modification, the first sight of it counts.
-            file.time_ms = ledger.state().first_time_ms(file.id()).unwrap_or(file.time_ms);
-        }
-        let (pending, old): (Vec<_>, Vec<_>) =
-            files.into_iter().partition(|file| ledger.state().file_state(file.id()).is_none());
-        let open = |file: &ChangeFile| matches!(ledger.state().file_state(file.id()), Some(FileState::Claimed { .. }));
-        let (claimed, old): (Vec<_>, Vec<_>) = old.into_iter().partition(open);
-        let finished = old.iter().map(ChangeFile::id).collect();
+        let ledger = setup::table_ledger(&pipeline, table, &config).await?;
         let session = setup::session(runtime, &table.database);
         let known = ledger.state().source_columns().to_vec();
         Ok(Self {
@@ -91,44 +90,76 @@ impl<'a> TableRun<'a> {
             transform,
             session,
             ledger,
-            pending,
+            pending: Vec::new(),
             waiting: VecDeque::new(),
-            claimed,
+            claimed: Vec::new(),
+            left: Vec::new(),
             plans: HashMap::new(),
             known,
+            descriptions: BTreeMap::new(),
             tries: HashMap::new(),
-            finished,
+            finished: HashSet::new(),
             unmerged_rows: 0,
         })
     }
 
-    /// Runs the table until it has no more files.
+    /// Carries these files, and finishes whatever is open. After an error the caller brings what is neither in
+    /// [`take_finished`](Self::take_finished) nor held by the ledger once more.
     ///
     /// # Errors
     /// What stops the table; what it did until then is in the report.
-    pub async fn run(&mut self, report: &mut TableReport) -> Result<()> {
-        self.recover(report).await?;
-        self.free_lost_files();
-        if !self.pending.is_empty() {
+    pub async fn round(&mut self, files: Vec<ChangeFile>, merging: Merging, report: &mut TableReport) -> Result<()> {
+        self.waiting.clear();
+        self.pending.clear();
+        self.claimed.clear();
+        self.left.clear();
+        self.admit(files);
+        let mut outcome = self.carry_all(report).await;
+        // What was committed is merged even where a later batch stopped the table.
+        if merging == Merging::Now || self.unmerged_rows > UNMERGED_ROWS_MAX {
+            let merged = self.merge(report).await;
+            outcome = outcome.and(merged);
+        }
+        outcome
+    }
+
+    /// Sorts files by what the chain says of them.
+    fn admit(&mut self, files: Vec<ChangeFile>) {
+        let state = self.ledger.state();
+        for mut file in files {
+            // Where the time is that of the last modification, the first sight of it counts.
+            file.time_ms = state.first_time_ms(file.id()).unwrap_or(file.time_ms);
+            match state.file_state(file.id()) {
+                None => self.pending.push(file),
+                Some(FileState::Claimed { .. }) => self.claimed.push(file),
+                Some(_) => _ = self.finished.insert(file.id()),
+            }
+        }
+    }
+
+    /// Carries what is pending until nothing is, committing again what others left open in between.
+    async fn carry_all(&mut self, report: &mut TableReport) -> Result<()> {
+        loop {
+            self.recover(report).await?;
+            let claimed = std::mem::take(&mut self.claimed);
+            self.admit(claimed);
+            if self.pending.is_empty() {
+                return Ok(());
+            }
             self.tell_changed_transform();
             self.tell(&Progress::TableStarted { table: &self.table, files: self.pending.len() });
-        }
-        let limits = self.pipeline.config.pipeline.limits;
-        self.waiting = batch::cut(&self.table, std::mem::take(&mut self.pending), &limits).into();
-        let mut outcome = Ok(());
-        while let Some(batch) = self.waiting.pop_front() {
-            if outcome.is_err() || self.pipeline.shutdown.is_cancelled() {
-                break;
+            let limits = self.pipeline.config.pipeline.limits;
+            self.waiting = batch::cut(&self.table, std::mem::take(&mut self.pending), &limits).into();
+            while let Some(batch) = self.waiting.pop_front() {
+                if self.pipeline.shutdown.is_cancelled() {
+                    return Ok(());
+                }
+                self.carry(batch.files, report).await?;
+                if self.unmerged_rows > UNMERGED_ROWS_MAX {
+                    self.merge(report).await?;
+                }
             }
-            outcome = self.carry(batch.files, report).await;
-            if outcome.is_ok() && self.unmerged_rows > UNMERGED_ROWS_MAX {
-                outcome = self.merge(report).await;
-            }
         }
-        // What was committed is merged even where a later batch stopped the table.
-        let merged = self.merge(report).await;
-        report.rows = self.row_counts().await;
-        outcome.and(merged)
     }
 
     fn tell_changed_transform(&self) {
@@ -139,22 +170,29 @@ impl<'a> TableRun<'a> {
         }
     }
 
-    /// Files that are done: committed, or in another final state.
-    pub fn done(self) -> HashSet<FileId> {
-        self.finished
+    /// Files that were done since the last call: committed, or in another final state.
+    pub fn take_finished(&mut self) -> HashSet<FileId> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// Files that the last round could not read.
+    pub fn take_left(&mut self) -> Vec<ChangeFile> {
+        std::mem::take(&mut self.left)
+    }
+
+    /// The table's chain.
+    pub fn ledger(&mut self) -> &mut TableLedger {
+        &mut self.ledger
+    }
+
+    /// Whether committed batches wait to be merged.
+    pub fn has_unmerged(&self) -> bool {
+        let merges = self.ledger.state().rules().is_some_and(|rules| rules.mode == Mode::Merge);
+        merges && (self.ledger.state().open_merge().is_some() || self.ledger.state().unmerged().next().is_some())
     }
 
     pub(super) fn tell(&self, progress: &Progress<'_>) {
         self.pipeline.observer.tell(progress);
-    }
-
-    /// Files of an intent whose rows turned out lost are to be carried after all.
-    fn free_lost_files(&mut self) {
-        let state = self.ledger.state();
-        let (free, claimed) =
-            std::mem::take(&mut self.claimed).into_iter().partition(|file| state.file_state(file.id()).is_none());
-        self.claimed = claimed;
-        self.pending.extend::<Vec<_>>(free);
     }
 
     /// Commits again what an earlier run, or another process, left open. Never runs it again.
@@ -178,10 +216,12 @@ impl<'a> TableRun<'a> {
     pub(super) fn target(&self, rules: &TargetRules) -> Target {
         Target {
             source: self.table.clone(),
-            name: setup::target_name(&self.table, &self.config),
+            name: self.pipeline.config.target_name(&self.table, &self.config),
             mode: rules.mode,
             key: rules.key.clone(),
             on_delete: rules.on_delete,
+            storage: self.config.storage.clone(),
+            descriptions: self.descriptions.clone(),
         }
     }
 
@@ -208,7 +248,7 @@ impl<'a> TableRun<'a> {
 
     async fn commit_one(&mut self, target: &Target, number: u64, prepared: &Prepared) -> Result<CommitOutcome> {
         let sink = Arc::clone(&self.pipeline.sink);
-        let outcome = patiently(|| sink.commit(target, number, prepared)).await?;
+        let outcome = patiently(self.pipeline.clock.as_ref(), || sink.commit(target, number, prepared)).await?;
         self.ledger.finish(number, outcome).await
     }
 
@@ -222,7 +262,7 @@ impl<'a> TableRun<'a> {
         while let Some((number, merge)) = self.ledger.open_merge(&self.attempt(), MERGED_BATCHES_MAX).await? {
             let sink = Arc::clone(&self.pipeline.sink);
             let session = self.session.clone();
-            let counts = patiently(|| sink.merge(&target, &merge, &session)).await?;
+            let counts = patiently(self.pipeline.clock.as_ref(), || sink.merge(&target, &merge, &session)).await?;
             let counts = self.ledger.finish_merge(number, counts).await?;
             report.merged.inserted += counts.inserted;
             report.merged.updated += counts.updated;
@@ -233,7 +273,8 @@ impl<'a> TableRun<'a> {
         Ok(())
     }
 
-    async fn row_counts(&self) -> Vec<(String, u64)> {
+    /// Rows of the table's targets, by name.
+    pub async fn row_counts(&self) -> Vec<(String, u64)> {
         match self.ledger.state().rules() {
             Some(rules) => self.pipeline.sink.row_counts(&self.target(rules)).await.unwrap_or_default(),
             None => Vec::new(),
@@ -253,6 +294,7 @@ impl<'a> TableRun<'a> {
             planned => planned,
         };
         let planned = Arc::new(planned?);
+        self.descriptions.extend(descriptions(&planned.sql, &planned.outputs));
         self.plans.insert(Arc::clone(&file.schema), Arc::clone(&planned));
         Ok(planned)
     }
@@ -285,6 +327,37 @@ impl<'a> TableRun<'a> {
         self.known.len() > before
     }
 
+    /// Takes note of files that another process has claimed: what becomes of them is seen later.
+    pub(super) fn claimed_elsewhere(&mut self, files: Vec<ChangeFile>) {
+        self.claimed.extend(files);
+    }
+
+    /// A file that was deleted or overwritten before it was read is done with: what replaced it is another file.
+    pub(super) async fn end_unread(
+        &mut self,
+        file: &ChangeFile,
+        state: FileState,
+        error: Error,
+        report: &mut TableReport,
+    ) -> Result<()> {
+        let entry = FileEntry::from(file);
+        match state {
+            FileState::Gone => self.ledger.gone(&entry).await?,
+            _ => self.ledger.superseded(&entry).await?,
+        };
+        self.finished.insert(file.id());
+        self.tell(&Progress::Unread { table: &self.table, error: &error });
+        report.unread.push(error);
+        Ok(())
+    }
+
+    /// Takes note of a file that cannot be read now.
+    pub(super) fn leave(&mut self, file: ChangeFile, error: Error, report: &mut TableReport) {
+        self.tell(&Progress::Left { error: &error });
+        report.left.push(error);
+        self.left.push(file);
+    }
+
     /// Takes note of committed files.
     pub(super) fn committed(&mut self, files: &[ChangeFile], rows: u64, report: &mut TableReport) {
         self.finished.extend(files.iter().map(ChangeFile::id));
@@ -314,12 +387,15 @@ impl<'a> TableRun<'a> {
     }
 }
 
-/// Tries a step again, after growing pauses, while it asks for that.
-pub(super) async fn patiently<T, F: Future<Output = Result<T>>>(mut step: impl FnMut() -> F) -> Result<T> {
+/// Tries a step again, after growing pauses of a length that chance makes unequal, while it asks for that.
+pub(super) async fn patiently<T, F: Future<Output = Result<T>>>(
+    clock: &dyn Clock,
+    mut step: impl FnMut() -> F,
+) -> Result<T> {
     let mut pause = PAUSE;
     for _ in 1..TRIES_MAX {
         match step().await {
-            Err(error) if error.kind() == Kind::Retry => tokio::time::sleep(pause).await,
+            Err(error) if error.kind() == Kind::Retry => tokio::time::sleep(clock.jittered(pause)).await,
             outcome => return outcome,
         }
         pause *= 2;

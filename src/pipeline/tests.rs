@@ -1,7 +1,7 @@
 //! The pipeline with a sink and a ledger in memory: faults are scripted, and what counts is what is committed.
 
 mod carrying;
-mod fake;
+pub(crate) mod fake;
 mod faults;
 mod rows;
 mod simulation;

@@ -1,15 +1,20 @@
 //! Where rows go: a sink prepares what no reader sees yet, then commits it; the ledger stands between.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::prelude::SessionContext;
 
 pub use crate::batch::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
 use crate::change::TableName;
-use crate::config::{Mode, OnDelete};
+use crate::config::{Mode, OnDelete, StorageConfig};
 use crate::error::Result;
 
+pub mod bigquery;
+mod columns;
 pub mod delta;
+mod log_rows;
 
 /// One table at the sink.
 #[derive(Debug, Clone)]
@@ -24,6 +29,10 @@ pub struct Target {
     pub key: Vec<String>,
     /// What a delete leaves behind.
     pub on_delete: OnDelete,
+    /// How the table is kept, where the sink can choose.
+    pub storage: StorageConfig,
+    /// What output columns mean, by name, for people.
+    pub descriptions: BTreeMap<String, String>,
 }
 
 /// Rows for a sink: the columns handed to [`Sink::prepare`], then `_cdc_file_id` (Binary, 16 bytes).

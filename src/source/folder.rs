@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
@@ -26,6 +27,8 @@ use place::Place;
 
 /// Most deliveries of one `receive`.
 const DELIVERIES_MAX: usize = 1_000;
+/// Between two listings of a folder in which nothing was new.
+const LISTING_PAUSE: Duration = Duration::from_secs(1);
 /// Most files whose content is read side by side.
 const READ_AT_ONCE_MAX: usize = 4;
 /// Most files of one listing that are named in [`Received::left`]; the others are counted.
@@ -111,11 +114,6 @@ impl FolderSource {
 
     fn at(store: Arc<dyn ObjectStore>, place: Place, layout: Layout, known: Arc<dyn KnownFiles>) -> Self {
         Self { store, place, layout, known, state: Mutex::default() }
-    }
-
-    /// Where the files can be read, each under its `path`.
-    pub fn store(&self) -> Arc<dyn ObjectStore> {
-        Arc::clone(&self.store)
     }
 
     /// Lists what is there, puts what is new into `waiting`, and tells what could not be understood.
@@ -208,6 +206,24 @@ impl Source for FolderSource {
     /// Nothing is to be done: the files stay where they are.
     async fn acknowledge(&self, _deliveries: &[Delivery]) -> Result<()> {
         Ok(())
+    }
+
+    /// The next listing delivers them again.
+    async fn give_back(&self, deliveries: &[Delivery]) -> Result<()> {
+        let mut state = self.state.lock().await;
+        let files = deliveries.iter().flat_map(|delivery| &delivery.files);
+        for path in files.filter_map(|file| Path::parse(&file.path).ok()) {
+            state.delivered.remove(&path);
+        }
+        Ok(())
+    }
+
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store)
+    }
+
+    fn pause(&self) -> Duration {
+        LISTING_PAUSE
     }
 }
 

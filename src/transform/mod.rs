@@ -1,6 +1,7 @@
 //! One SQL file as a plan: found, resolved, planned once per schema, checked, and bound to a batch's files.
 
 pub mod bind;
+pub mod descriptions;
 pub mod functions;
 pub mod names;
 pub mod place;

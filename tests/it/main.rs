@@ -6,8 +6,10 @@
 mod binary;
 mod change_files;
 mod delta_table;
+mod ministack;
 mod python;
 mod scene;
+mod strict_bigquery;
 
 mod bad_files;
 mod bad_sql;
@@ -16,5 +18,7 @@ mod gzip;
 mod oracle;
 mod query;
 mod readme;
+mod s3;
+mod strict_bigquery_rules;
 mod tidy;
 mod verbs;

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::binary::{Ended, REPOSITORY};
 
 /// The Python that has what the scripts need.
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     let made = Path::new(REPOSITORY).join(".venv/bin/python");
     let python = std::env::var_os("FRESHET_PYTHON").map_or(made, PathBuf::from);
     assert!(

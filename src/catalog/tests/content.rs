@@ -7,11 +7,11 @@ use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::async_reader::AsyncFileReader;
 
-use crate::catalog::content::{Bound, Content, Stored};
+use crate::catalog::content::{Bound, Content, Refusal, Stored, refusal, store_error};
 use crate::catalog::samples::{Shelf, batch, ints, parquet};
 use crate::change::ChangeFile;
 use crate::config::CsvConfig;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 
 #[test]
 fn shares_of_a_bound_never_exceed_it_together_and_are_given_back() {
@@ -65,6 +65,36 @@ async fn only_the_version_that_was_found_is_read() {
     shelf.store.delete(&"a.csv".into()).await.unwrap();
     let gone = read_all(&shelf, &newer).await.unwrap_err();
     assert!(gone.kind() == Kind::Retry && gone.message().contains("gone"), "{gone}");
+}
+
+#[track_caller]
+fn check_refused(cause: object_store::Error, kind: Kind, message: &str, of_file: Option<Refusal>) {
+    let error = store_error(cause);
+    assert_eq!((error.kind(), error.message()), (kind, message), "{}", error.report());
+    assert!(error.hint_text().is_some(), "{}", error.report());
+    assert_eq!(refusal(&error), of_file, "{}", error.report());
+}
+
+#[test]
+fn what_s3_refuses_for_one_object_is_of_that_file_and_what_it_refuses_for_all_is_not() {
+    let source = |code: &str| format!("403 Forbidden: <Error><Code>{code}</Code></Error>").into();
+    let denied = |code| object_store::Error::PermissionDenied { path: "a".into(), source: source(code) };
+    let gone = |code| object_store::Error::NotFound { path: "a".into(), source: source(code) };
+    check_refused(denied("InvalidObjectState"), Kind::Data, "the file is archived and cannot be read", None);
+    check_refused(denied("AccessDenied"), Kind::Retry, "the file may not be read", Some(Refusal::Denied));
+    check_refused(denied("SignatureDoesNotMatch"), Kind::User, "the file cannot be read now", None);
+    check_refused(denied("RequestTimeTooSkewed"), Kind::Retry, "the file cannot be read now", None);
+    check_refused(gone("NoSuchBucket"), Kind::User, "the file's bucket is gone", None);
+    check_refused(gone("NoSuchKey"), Kind::Retry, "the file is gone", Some(Refusal::Gone));
+    let local = object_store::Error::PermissionDenied { path: "a".into(), source: "denied".into() };
+    check_refused(local, Kind::Retry, "the file may not be read", Some(Refusal::Denied));
+}
+
+#[test]
+fn want_of_credentials_says_nothing_about_a_file() {
+    let missing = Error::user("no AWS credentials were found").hint("set AWS_PROFILE");
+    let cause = object_store::Error::Unauthenticated { path: "S3".into(), source: Box::new(missing) };
+    check_refused(cause, Kind::User, "the file cannot be read now", None);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::batch::Attempt;
 use crate::error::Kind;
-use crate::ledger::samples::{file, intent, opened};
+use crate::ledger::samples::{announced, file, intent, opened};
 
 fn fold(entries: &[Entry]) -> Result<State> {
     let mut state = State::default();
@@ -27,7 +27,13 @@ fn sets_aside(location: &str) -> Entry {
 
 fn merges(attempt: &str, batches: &[&str]) -> Entry {
     let attempt = Attempt { id: attempt.into(), loaded_at: chrono::DateTime::UNIX_EPOCH };
-    Entry::MergeIntent(MergeAttempt { attempt, batches: batches.iter().map(|batch| (*batch).into()).collect() })
+    let loaded = (attempt.loaded_at, attempt.loaded_at);
+    let batches = batches.iter().map(|batch| (*batch).into()).collect();
+    Entry::MergeIntent(MergeAttempt { attempt, batches, loaded })
+}
+
+fn unmerged(state: &State) -> Vec<&str> {
+    state.unmerged().map(|attempt| attempt.id.as_str()).collect()
 }
 
 fn state_of(state: &State, location: &str) -> Option<FileState> {
@@ -95,12 +101,12 @@ fn committed_batches_wait_for_a_merge_until_one_that_names_them_is_done() {
     entries.extend([Entry::Committed { intent: 3 }, Entry::Committed { intent: 2 }, Entry::Lost { intent: 4 }]);
     entries.push(merges("m", &["a"]));
     let mut state = fold(&entries).unwrap();
-    assert_eq!(state.unmerged().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(unmerged(&state), ["a", "b"]);
     assert_eq!(state.open_merge().map(|(number, merge)| (number, merge.batches.len())), Some((8, 1)));
     let counts = MergeCounts { inserted: 4, ..MergeCounts::default() };
     state.apply(9, &Entry::Merged { merge: 8, counts }).unwrap();
     state.apply(10, &Entry::Merged { merge: 8, counts: MergeCounts::default() }).unwrap();
-    assert_eq!(state.unmerged().collect::<Vec<_>>(), ["b"]);
+    assert_eq!(unmerged(&state), ["b"]);
     assert_eq!((state.open_merge(), state.merge_counts(8)), (None, Some(counts)));
 }
 
@@ -202,4 +208,29 @@ fn a_gap_is_refused_and_a_refused_entry_changes_nothing() {
     state.apply(2, &Entry::Lost { intent: 1 }).unwrap_err();
     assert_eq!(state, before);
     state.apply(2, &claims("a", &["f"])).unwrap();
+}
+
+#[test]
+fn a_held_file_waits_until_its_rows_are_committed_and_again_where_they_are_lost() {
+    let held = |state: &State| state.held().map(|file| file.location.clone()).collect::<Vec<_>>();
+    let mut late = announced("f");
+    late.time_ms = 99;
+    let mut entries = vec![opens(), Entry::Held { files: vec![announced("f"), announced("g")] }];
+    let waiting = fold(&entries).unwrap();
+    assert_eq!(waiting.held().count(), 2);
+    assert_eq!(state_of(&waiting, "f"), None, "it may be claimed");
+    entries.push(Entry::Held { files: vec![late] });
+    assert!(fold(&entries).unwrap().held().all(|file| file.time_ms == 30), "the first sight of a file counts");
+    entries.push(claims("a", &["f"]));
+    assert_eq!(held(&fold(&entries).unwrap()), ["g"]);
+    entries.push(Entry::Lost { intent: 4 });
+    assert_eq!(fold(&entries).unwrap().held().count(), 2, "its rows are lost, and no source has it any more");
+    entries.push(claims("b", &["f"]));
+    entries.push(Entry::Committed { intent: 6 });
+    entries.push(sets_aside("g"));
+    let done = fold(&entries).unwrap();
+    assert_eq!((done.held().count(), done.is_held(announced("f").id())), (0, false));
+    entries.push(Entry::Held { files: vec![announced("f")] });
+    assert_eq!(fold(&entries).unwrap().held().count(), 0, "what is done needs not wait");
+    refuses(&[opens(), Entry::Held { files: Vec::new() }], "holds no file");
 }

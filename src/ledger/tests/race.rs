@@ -181,6 +181,7 @@ fn audit(chain: &BTreeMap<u64, Entry>, told: &[Told]) {
             Entry::SetAside { file, .. } => assert_eq!(holders.insert(file.id, FileState::SetAside), None),
             Entry::Superseded { file } => assert_eq!(holders.insert(file.id, FileState::Superseded), None),
             Entry::Gone { file } => assert_eq!(holders.insert(file.id, FileState::Gone), None),
+            Entry::Held { .. } => {}
             Entry::MergeIntent(merge) => {
                 assert!(merges.values().all(Option::is_some), "entry {number} begins a second merge");
                 assert!(merge.batches.iter().all(|batch| !merged.contains(&batch)), "entry {number} merges again");

@@ -26,7 +26,7 @@ use crate::source::Delivery;
 
 /// What happens to one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// Nothing goes wrong.
     None,
     /// No effect, and an error that another time may not come.
@@ -44,10 +44,10 @@ pub(super) enum Fault {
 }
 
 /// A row as text, by the names of its columns.
-pub(super) type Row = BTreeMap<String, String>;
+pub(crate) type Row = BTreeMap<String, String>;
 
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     prepared: HashMap<String, Vec<Row>>,
     committed: BTreeMap<String, Vec<Row>>,
     lost: Vec<String>,
@@ -57,17 +57,17 @@ pub(super) struct Kept {
 
 /// A sink in memory. Faults are taken from the script of each step, one a call; after them none.
 #[derive(Default)]
-pub(super) struct FakeSink {
-    pub(super) kept: Mutex<Kept>,
-    pub(super) prepare: Mutex<VecDeque<Fault>>,
-    pub(super) commit: Mutex<VecDeque<Fault>>,
-    pub(super) merge: Mutex<VecDeque<Fault>>,
+pub(crate) struct FakeSink {
+    pub(crate) kept: Mutex<Kept>,
+    pub(crate) prepare: Mutex<VecDeque<Fault>>,
+    pub(crate) commit: Mutex<VecDeque<Fault>>,
+    pub(crate) merge: Mutex<VecDeque<Fault>>,
     /// Rows with this name are refused; whether the error tells the file.
-    pub(super) poison: Option<(&'static str, bool)>,
+    pub(crate) poison: Option<(&'static str, bool)>,
     /// Only this table meets the faults.
-    pub(super) only: Option<TableName>,
+    pub(crate) only: Option<TableName>,
     /// Done at the end of the next preparation.
-    pub(super) meanwhile: Mutex<Option<futures::future::BoxFuture<'static, ()>>>,
+    pub(crate) meanwhile: Mutex<Option<futures::future::BoxFuture<'static, ()>>>,
 }
 
 impl FakeSink {
@@ -82,17 +82,17 @@ impl FakeSink {
         self.kept.lock().unwrap().calls.push(call);
     }
 
-    pub(super) fn script(script: &Mutex<VecDeque<Fault>>, faults: &[Fault]) {
+    pub(crate) fn script(script: &Mutex<VecDeque<Fault>>, faults: &[Fault]) {
         script.lock().unwrap().extend(faults);
     }
 
     /// How often a step was asked for.
-    pub(super) fn calls(&self, step: &str) -> usize {
+    pub(crate) fn calls(&self, step: &str) -> usize {
         self.kept.lock().unwrap().calls.iter().filter(|call| call.starts_with(step)).count()
     }
 
     /// Every committed row's file and id, in order.
-    pub(super) fn committed(&self) -> Vec<String> {
+    pub(crate) fn committed(&self) -> Vec<String> {
         let kept = self.kept.lock().unwrap();
         let mut rows: Vec<String> =
             kept.committed.values().flatten().map(|row| format!("{} {}", row["file"], row["id"])).collect();
@@ -101,7 +101,7 @@ impl FakeSink {
     }
 
     /// The final rows of a table as `id name`.
-    pub(super) fn finals(&self, table: &str) -> Vec<String> {
+    pub(crate) fn finals(&self, table: &str) -> Vec<String> {
         let kept = self.kept.lock().unwrap();
         let rows = kept.finals.get(table).into_iter().flat_map(BTreeMap::values);
         rows.filter(|row| row["_cdc_operation"] != "D").map(|row| format!("{} {}", row["id"], row["name"])).collect()
@@ -224,9 +224,9 @@ impl Sink for FakeSink {
 
 /// Remembers what it was told, and cancels a token once a batch is committed, if it is asked to.
 #[derive(Default)]
-pub(super) struct Told {
-    pub(super) lines: Mutex<Vec<String>>,
-    pub(super) end_after_batch: Option<CancellationToken>,
+pub(crate) struct Told {
+    pub(crate) lines: Mutex<Vec<String>>,
+    pub(crate) end_after_batch: Option<CancellationToken>,
 }
 
 impl Observer for Told {
@@ -248,10 +248,10 @@ impl Observer for Told {
 }
 
 /// Files, a ledger and a configuration; a sink is brought along by each run.
-pub(super) struct World {
-    pub(super) shelf: Shelf,
-    pub(super) ledgers: Arc<InMemory>,
-    pub(super) config: Config,
+pub(crate) struct World {
+    pub(crate) shelf: Shelf,
+    pub(crate) ledgers: Arc<InMemory>,
+    pub(crate) config: Config,
     clock: Arc<StillClock>,
 }
 
@@ -260,7 +260,7 @@ const SQL: &str = "SELECT id, name, _cdc_file AS file, _cdc_operation, _cdc_sequ
 
 impl World {
     /// The table `shop.orders` with the key `id`, a file tried twice, and a batch for all files.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = std::env::temp_dir();
         let mut config = Config { queries: folder.join("no such folder"), ..Config::for_folder("mem") };
         config.unlisted = None;
@@ -272,28 +272,28 @@ impl World {
     }
 
     /// Lists a table in the configuration, keyed by `id`.
-    pub(super) fn list(&mut self, table: TableName) {
+    pub(crate) fn list(&mut self, table: TableName) {
         let config = TableConfig { key: Some(vec!["id".into()]), ..TableConfig::default() };
         self.config.tables.insert(table, config);
     }
 
     /// A CSV file of these rows, each `Op,id,name`; files named later are of a later time.
-    pub(super) async fn file(&self, name: &str, rows: &[&str]) -> ChangeFile {
+    pub(crate) async fn file(&self, name: &str, rows: &[&str]) -> ChangeFile {
         let text = format!("Op,id,name\n{}\n", rows.join("\n"));
         let time = name.bytes().fold(0_i64, |time, byte| time * 256 % 1_000_000_007 + i64::from(byte));
         self.shelf.put(&format!("{name}.csv"), time, text).await
     }
 
-    pub(super) async fn ledger(&self) -> Ledger {
+    pub(crate) async fn ledger(&self) -> Ledger {
         let clock = Arc::clone(&self.clock) as _;
         Ledger::on(Arc::clone(&self.ledgers) as _, "ledger", "memory", clock).await.unwrap()
     }
 
-    pub(super) async fn state(&self) -> State {
+    pub(crate) async fn state(&self) -> State {
         self.ledger().await.peek(&orders()).await.unwrap()
     }
 
-    pub(super) async fn pipeline(&self, sink: &Arc<FakeSink>, told: &Arc<Told>) -> Pipeline {
+    pub(crate) async fn pipeline(&self, sink: &Arc<FakeSink>, told: &Arc<Told>) -> Pipeline {
         let folder = tempfile::tempdir().unwrap();
         for table in self.config.tables.keys() {
             let path = folder.path().join(&table.database);
@@ -315,11 +315,11 @@ impl World {
     }
 
     /// Runs once with each file delivered by itself; its receipt is its location.
-    pub(super) async fn run(&self, sink: &Arc<FakeSink>, files: &[ChangeFile]) -> (RunReport, Vec<String>) {
+    pub(crate) async fn run(&self, sink: &Arc<FakeSink>, files: &[ChangeFile]) -> (RunReport, Vec<String>) {
         self.run_telling(sink, files, &Arc::default()).await
     }
 
-    pub(super) async fn run_telling(
+    pub(crate) async fn run_telling(
         &self,
         sink: &Arc<FakeSink>,
         files: &[ChangeFile],

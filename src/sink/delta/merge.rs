@@ -137,7 +137,7 @@ impl<'a> Once<'a> {
             return Ok(MergeCounts::default());
         };
         let folder = self.sink.folder(self.target, Part::Final);
-        let wanted = final_columns(&log_columns, self.target.on_delete);
+        let wanted = columns::final_columns(&log_columns, self.target.on_delete);
         let table = self.evolved(&folder, wanted).await?;
         let (rows, has_deletes) = match self.target.on_delete {
             OnDelete::Remove => self.bury(&latest, &key).await?,
@@ -313,18 +313,6 @@ impl<'a> Once<'a> {
             deleted,
         })
     }
-}
-
-/// The final table's columns: the log's without the operation and without what only the log keeps.
-fn final_columns(log: &[Column], on_delete: OnDelete) -> Vec<Column> {
-    let left_out = [columns::OPERATION, columns::BATCH, columns::FILE_ID, columns::LOADED_AT];
-    let kept = log.iter().filter(|column| !left_out.iter().any(|name| same(name, &column.name)));
-    let mut out: Vec<_> = kept.cloned().collect();
-    out.push(column(columns::LOADED_AT, ColumnType::Timestamp));
-    if on_delete == OnDelete::Mark {
-        out.push(column(columns::DELETED, ColumnType::Bool));
-    }
-    out
 }
 
 /// Sets the values where a row matches and `update` holds, or where none matches and `insert` holds.

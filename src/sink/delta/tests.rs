@@ -24,7 +24,7 @@ use super::place::Part;
 use super::table;
 use crate::change::TableName;
 use crate::clock::Clock;
-use crate::config::{Mode, OnDelete};
+use crate::config::{Mode, OnDelete, StorageConfig};
 use crate::error::{Error, Kind};
 use crate::sink::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Rows, Sink, Target};
 use crate::types::ColumnType;
@@ -119,7 +119,15 @@ impl Bench {
         let sink = DeltaSink::open(dir.path().to_str().unwrap(), Arc::new(FixedClock::default())).unwrap();
         let name = TableName::new(dataset, table);
         let key = key.iter().map(|name| (*name).to_owned()).collect();
-        let target = Target { source: name.clone(), name, mode: Mode::Merge, key, on_delete };
+        let target = Target {
+            source: name.clone(),
+            name,
+            mode: Mode::Merge,
+            key,
+            on_delete,
+            storage: StorageConfig::default(),
+            descriptions: BTreeMap::new(),
+        };
         let mut config = SessionConfig::new().with_target_partitions(2);
         config.options_mut().sql_parser.enable_ident_normalization = false;
         config.options_mut().execution.parquet.schema_force_view_types = false;
@@ -145,9 +153,14 @@ impl Bench {
         assert_eq!(self.commit(number, &prepared).await.unwrap(), CommitOutcome::Committed);
     }
 
+    fn merge_attempt(number: u64, batches: &[u64]) -> MergeAttempt {
+        let attempt = Self::attempt(number);
+        let loaded = (DateTime::UNIX_EPOCH, attempt.loaded_at);
+        MergeAttempt { attempt, batches: batches.iter().map(|batch| Self::attempt(*batch).id).collect(), loaded }
+    }
+
     async fn merge(&self, number: u64, batches: &[u64]) -> MergeCounts {
-        let batches = batches.iter().map(|batch| Self::attempt(*batch).id).collect();
-        let merge = MergeAttempt { attempt: Self::attempt(1_000 + number), batches };
+        let merge = Self::merge_attempt(1_000 + number, batches);
         self.sink.merge(&self.target, &merge, &self.session).await.unwrap()
     }
 
@@ -516,7 +529,7 @@ async fn a_merge_keeps_to_the_sessions_memory_and_writing_makes_do_with_little()
     let runtime = RuntimeEnvBuilder::new().with_memory_limit(1_000, 1.0).build_arc().unwrap();
     bench.session = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
     bench.load(2, columns_of(&[change(1, "U", 2), change(2, "I", 3)])).await;
-    let merge = MergeAttempt { attempt: Bench::attempt(9), batches: vec![Bench::attempt(2).id] };
+    let merge = Bench::merge_attempt(9, &[2]);
     let error = bench.sink.merge(&bench.target, &merge, &bench.session).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Retry);
     assert!(error.hint_text().unwrap().contains("memory"), "{error:?}");

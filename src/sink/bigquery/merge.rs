@@ -1,0 +1,163 @@
+//! Merges the change log into the final table by query jobs, each change guarded by its sequence.
+//!
+//! The result depends only on the set of changes merged: a change takes effect if its sequence is greater than
+//! that of the key's row and of the key's tombstone, in whatever order and however often changes come. Tombstones
+//! are written by a job of their own before the job that consults them.
+//!
+//! Each step is a job under an id made of the attempt's, see [`jobs`]: daemons that work on one attempt never run
+//! two jobs of one step at once, and as one attempt's steps have all ended before the next attempt begins, no job
+//! ever reads tombstones beside one that writes them.
+
+use chrono::{DateTime, Days, NaiveTime, Utc};
+
+use super::bounds::{self, Extent};
+use super::jobs::{self, Step};
+use super::sql::Merging;
+use super::trouble::Failure;
+use super::{BigQuerySink, Part, TableId, sql, tables};
+use crate::config::{Create, OnDelete};
+use crate::error::{Error, Result};
+use crate::sink::columns::{self, column};
+use crate::sink::{Column, MergeAttempt, MergeCounts, Target};
+use crate::types::ColumnType;
+
+/// How far the view of what is not merged yet looks back from the oldest batch of the last merge. A batch is
+/// committed within a day after its attempt's id was chosen, so that none that waits is older.
+const LIVE_DAYS: Days = Days::new(2);
+
+/// Merges the attempt's batches. May be repeated, by any daemon: steps that were done are not done again.
+///
+/// # Errors
+/// [`User`](crate::error::Kind::User) where key, tables or permissions must be mended,
+/// [`Retry`](crate::error::Kind::Retry) where another time may do.
+pub(super) async fn merge(sink: &BigQuerySink, target: &Target, merge: &MergeAttempt) -> Result<MergeCounts> {
+    if merge.batches.is_empty() {
+        return Ok(MergeCounts::default());
+    }
+    let merged = once(sink, target, merge).await;
+    if merged.is_err() {
+        tables::forget(sink, target);
+    }
+    merged
+}
+
+async fn once(sink: &BigQuerySink, target: &Target, merge: &MergeAttempt) -> Result<MergeCounts> {
+    let log = sink.table(target, Part::Changes);
+    // Looked up each time: another daemon's batch may have columns that this one has not seen.
+    let log_columns = tables::look_up(sink, &log).await?.ok_or_else(|| tables::gone(&log))?;
+    let key = key(target, &log_columns)?;
+    let columns = columns::final_columns(&log_columns, target.on_delete);
+    tables::ensure(sink, target, Part::Final, &columns).await?;
+    if target.on_delete == OnDelete::Remove {
+        tables::ensure(sink, target, Part::Tombstones, &tombstone_columns(&key)).await?;
+    }
+    let (final_table, tombstones) = (sink.table(target, Part::Final), sink.table(target, Part::Tombstones));
+    let merging = Merging {
+        log: &log,
+        final_table: &final_table,
+        tombstones: &tombstones,
+        on_delete: target.on_delete,
+        key: &key,
+        columns: &columns,
+        merge,
+    };
+    let steps = Steps { sink, target, merging };
+    let extent = steps.extent(&log_columns).await?;
+    let counts = if extent.rows == 0 { MergeCounts::default() } else { steps.merge(&extent).await? };
+    steps.show_live().await?;
+    Ok(counts)
+}
+
+/// The key's columns as the log has them.
+fn key(target: &Target, log: &[Column]) -> Result<Vec<Column>> {
+    if target.key.is_empty() {
+        return Err(Error::user("mode merge needs a key").hint("name the key columns under `key`"));
+    }
+    let mut out = Vec::new();
+    for name in &target.key {
+        let found = columns::find(log, name).ok_or_else(|| {
+            Error::user(format!("the key column `{name}` is not among the columns of the rows"))
+                .hint("`key` names columns of the SQL's output")
+        })?;
+        if matches!(found.column_type, ColumnType::Float64 | ColumnType::Array(_) | ColumnType::Struct(_)) {
+            let kind = &found.column_type;
+            return Err(Error::user(format!("the key column `{name}` is {kind}, by which BigQuery cannot merge"))
+                .hint(format!("CAST `{name}` in the table's SQL to DECIMAL or VARCHAR")));
+        }
+        out.push(found.clone());
+    }
+    Ok(out)
+}
+
+fn tombstone_columns(key: &[Column]) -> Vec<Column> {
+    let own = [column(columns::SEQUENCE, ColumnType::String), column(columns::LOADED_AT, ColumnType::Timestamp)];
+    key.iter().cloned().chain(own).collect()
+}
+
+/// The steps of one merge.
+struct Steps<'a> {
+    sink: &'a BigQuerySink,
+    target: &'a Target,
+    merging: Merging<'a>,
+}
+
+impl Steps<'_> {
+    fn step<'s>(&self, name: &str, sql: &'s str, table: &TableId, done: &str) -> Step<'s> {
+        let prefix = jobs::prefix(&self.merging.merge.attempt.id, name);
+        Step { prefix, sql, message: format!("the table {table} cannot be {done}") }
+    }
+
+    async fn extent(&self, log_columns: &[Column]) -> Result<Extent> {
+        let asked = bounds::candidates(self.target, log_columns);
+        let sql = self.merging.bounds(&asked);
+        // What is asked for goes into the id: after the configuration has changed, an older answer does not fit.
+        let name = format!("bounds_{}", short_hash(&sql));
+        let rows = jobs::rows(self.sink, &self.step(&name, &sql, self.merging.log, "read")).await?;
+        bounds::read(self.target, &asked, &rows)
+    }
+
+    async fn merge(&self, extent: &Extent) -> Result<MergeCounts> {
+        if self.target.on_delete == OnDelete::Remove && extent.deletes > 0 {
+            let sql = self.merging.bury(&extent.bounds);
+            jobs::run(self.sink, &self.step("tombstones", &sql, self.merging.tombstones, "merged into")).await?;
+        }
+        let sql = self.merging.merge(&extent.bounds);
+        let done = jobs::run(self.sink, &self.step("final", &sql, self.merging.final_table, "merged into")).await?;
+        Ok(done.counts())
+    }
+
+    /// Makes the view of what is not merged yet, or gives it other columns or a later day to begin with. Where
+    /// people make tables themselves, the view is theirs too: an older one shows the same rows, at a higher price.
+    async fn show_live(&self) -> Result<()> {
+        let (sink, view) = (self.sink, self.sink.table(self.target, Part::Live));
+        let query = self.merging.live(live_since(self.merging.merge.loaded.0));
+        if sink.config.create == Create::Never || sink.known.view(&view).as_ref() == Some(&query) {
+            return Ok(());
+        }
+        let unreadable = |failure: Failure| failure.into_error(format!("the view {view} cannot be read"));
+        let shown = sink.rest.table(&view).await.map_err(unreadable)?;
+        if shown.is_none_or(|resource| resource["view"]["query"].as_str().map(str::trim) != Some(query.as_str())) {
+            let description = format!("{}, with changes not merged yet", self.target.source);
+            let sql = sql::create_view(&view, &description, &query);
+            let name = format!("live_{}", short_hash(&sql));
+            jobs::run(sink, &self.step(&name, &sql, &view, "made")).await?;
+        }
+        sink.known.saw_view(&view, &query);
+        Ok(())
+    }
+}
+
+/// From when on the log's rows are shown beside the final table: a midnight, so that the view is made anew once
+/// a day at most.
+fn live_since(oldest: DateTime<Utc>) -> DateTime<Utc> {
+    let day = oldest.date_naive();
+    day.checked_sub_days(LIVE_DAYS).unwrap_or(day).and_time(NaiveTime::MIN).and_utc()
+}
+
+/// Tells statements apart in ids.
+fn short_hash(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex().chars().take(16).collect()
+}
+
+#[cfg(test)]
+mod tests;

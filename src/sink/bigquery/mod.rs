@@ -1,0 +1,146 @@
+//! BigQuery: rows by the Storage Write API in Arrow, tables and merges by REST.
+//!
+//! In the dataset of a target: `<table>_changes`, the log, written here alone; `<table>`, the final table, and
+//! `<table>_tombstones`, merged from it by query jobs; `<table>_live`, a view of the final table with the changes
+//! not merged yet.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::prelude::SessionContext;
+
+use crate::clock::Clock;
+use crate::config::BigQueryConfig;
+use crate::error::Result;
+use crate::sink::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Rows, Sink, Target};
+
+mod append;
+mod bounds;
+mod budget;
+mod commit;
+mod connection;
+mod details;
+mod encode;
+#[cfg(test)]
+mod fake;
+mod jobs;
+mod layout;
+mod merge;
+mod prepare;
+mod repeated;
+mod rest;
+mod schema;
+mod sql;
+mod staged;
+mod status;
+mod tables;
+mod token;
+mod trouble;
+mod visible;
+mod write;
+
+/// One of the tables of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Every change.
+    Changes,
+    /// The latest of each key.
+    Final,
+    /// The keys that were deleted.
+    Tombstones,
+    /// The final table with what is not merged yet.
+    Live,
+}
+
+impl Part {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Changes => "_changes",
+            Self::Final => "",
+            Self::Tombstones => "_tombstones",
+            Self::Live => "_live",
+        }
+    }
+}
+
+/// A table or view of BigQuery; shown as `project.dataset.table`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct TableId {
+    project: String,
+    dataset: String,
+    table: String,
+}
+
+impl TableId {
+    /// Its name in the Storage Write API.
+    fn path(&self) -> String {
+        format!("projects/{}/datasets/{}/tables/{}", self.project, self.dataset, self.table)
+    }
+}
+
+impl fmt::Display for TableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.project, self.dataset, self.table)
+    }
+}
+
+/// Tables of one Google Cloud project.
+pub struct BigQuerySink {
+    config: BigQueryConfig,
+    clock: Arc<dyn Clock>,
+    rest: rest::Rest,
+    known: tables::Known,
+    write: write::WriteApi,
+}
+
+impl BigQuerySink {
+    /// The sink that the configuration describes; nothing is asked of BigQuery yet.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where an endpoint or Google's credentials cannot be used.
+    pub fn open(config: BigQueryConfig, clock: Arc<dyn Clock>) -> Result<Self> {
+        let tokens = token::Tokens::find(&config)?;
+        let rest = rest::Rest::new(&config, tokens.clone())?;
+        let write = write::WriteApi::new(&config, tokens, Arc::clone(&clock))?;
+        Ok(Self { config, clock, rest, known: tables::Known::default(), write })
+    }
+
+    fn table(&self, target: &Target, part: Part) -> TableId {
+        TableId {
+            project: self.config.project.clone(),
+            dataset: target.name.database.clone(),
+            table: format!("{}{}", target.name.table, part.suffix()),
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for BigQuerySink {
+    fn describe(&self) -> String {
+        format!("bigquery {}", self.config.project)
+    }
+
+    async fn prepare(
+        &self,
+        target: &Target,
+        attempt: &Attempt,
+        rows: Rows,
+        _session: &SessionContext,
+    ) -> Result<Prepared> {
+        let prepared = Box::pin(prepare::prepare(self, target, attempt, rows)).await;
+        prepared.map_err(|error| error.in_table(&target.source))
+    }
+
+    async fn commit(&self, target: &Target, _number: u64, prepared: &Prepared) -> Result<CommitOutcome> {
+        Box::pin(commit::commit(self, target, prepared)).await.map_err(|error| error.in_table(&target.source))
+    }
+
+    async fn merge(&self, target: &Target, merge: &MergeAttempt, _session: &SessionContext) -> Result<MergeCounts> {
+        Box::pin(merge::merge(self, target, merge)).await.map_err(|error| error.in_table(&target.source))
+    }
+
+    async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>> {
+        tables::row_counts(self, target).await
+    }
+}

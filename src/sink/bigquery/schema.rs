@@ -1,0 +1,224 @@
+//! A table's schema as BigQuery writes it, and its columns as the sinks know them.
+//!
+//! What is not understood of a field (policy tags, defaults, descriptions) goes back as it came. See
+//! <https://cloud.google.com/bigquery/docs/reference/rest/v2/tables#TableFieldSchema>.
+
+use std::collections::BTreeMap;
+
+use gcp_bigquery_client::model::field_type::FieldType;
+use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::sink::Column;
+use crate::sink::columns::{self, same};
+use crate::types::ColumnType;
+
+/// No name of a column is longer.
+const NAME_CHARACTERS_MAX: usize = 300;
+/// Prefixes that BigQuery keeps for itself, in any case. See
+/// <https://cloud.google.com/bigquery/docs/schemas#column_names>.
+const RESERVED_PREFIXES: [&str; 8] =
+    ["_CHANGE_", "_PARTITION", "_TABLE_", "_FILE_", "_ROW_TIMESTAMP", "__ROOT__", "_COLIDENTIFIER", "_ROW_IDENTIFIER"];
+/// Characters that no column may have.
+const REFUSED_CHARACTERS: &str = "!\"$()*,./;?@[\\]^`{}~";
+
+/// The fields of a table.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fields(Vec<Value>);
+
+impl Fields {
+    /// The fields of a table's resource.
+    pub(super) fn of(resource: &Value) -> Self {
+        Self(resource["schema"]["fields"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// The columns whose types the sinks know, as BigQuery spells them.
+    pub(super) fn columns(&self) -> Vec<Column> {
+        let known = self.0.iter().filter_map(|field| Some(columns::column(name_of(field)?, type_of(field)?)));
+        known.collect()
+    }
+
+    /// Refuses a table that cannot take rows with the wanted columns for another reason than their types.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User), naming the column.
+    pub(super) fn check(&self, wanted: &[Column]) -> Result<()> {
+        for field in &self.0 {
+            let name = name_of(field).unwrap_or_default();
+            match columns::find(wanted, name) {
+                Some(new) if type_of(field).is_none() => return Err(foreign(name, field, new)),
+                None if field["mode"] == "REQUIRED" => {
+                    return Err(Error::user(format!(
+                        "column `{name}` is REQUIRED at the target, but the rows do not have it"
+                    ))
+                    .hint(format!("ALTER COLUMN `{name}` DROP NOT NULL at the target, or add it to the table's SQL")));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The fields with the types of `united`, and what is new in it at the end.
+    pub(super) fn with(&self, united: &[Column], descriptions: &BTreeMap<String, String>) -> Result<Vec<Value>> {
+        let mut out = self.0.clone();
+        for column in united {
+            match out.iter_mut().find(|field| name_of(field).is_some_and(|name| same(name, &column.name))) {
+                Some(field) => widen(field, &column.column_type)?,
+                None => out.push(json(&field(column, descriptions))?),
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn name_of(field: &Value) -> Option<&str> {
+    field["name"].as_str()
+}
+
+fn type_of(field: &Value) -> Option<ColumnType> {
+    let limited = field.get("precision").is_some_and(|precision| !precision.is_null());
+    let item = match field["type"].as_str()? {
+        "INTEGER" | "INT64" => ColumnType::Int64,
+        // With a precision of its own it rounds what it is given.
+        "NUMERIC" if !limited => ColumnType::Numeric,
+        "BIGNUMERIC" if !limited => ColumnType::BigNumeric,
+        "FLOAT" | "FLOAT64" => ColumnType::Float64,
+        "BOOLEAN" | "BOOL" => ColumnType::Bool,
+        "STRING" => ColumnType::String,
+        "BYTES" => ColumnType::Bytes,
+        "DATE" => ColumnType::Date,
+        "TIME" => ColumnType::Time,
+        "DATETIME" => ColumnType::Datetime,
+        "TIMESTAMP" => ColumnType::Timestamp,
+        "RECORD" | "STRUCT" => {
+            let fields = field["fields"].as_array()?;
+            let fields = fields.iter().map(|field| Some((name_of(field)?.to_owned(), type_of(field)?)));
+            ColumnType::Struct(fields.collect::<Option<_>>()?)
+        }
+        _ => return None,
+    };
+    Some(if field["mode"] == "REPEATED" { ColumnType::Array(Box::new(item)) } else { item })
+}
+
+fn foreign(name: &str, field: &Value, new: &Column) -> Error {
+    let number =
+        |part: &str| field[part].as_str().map(str::to_owned).or_else(|| Some(field[part].as_u64()?.to_string()));
+    let mut found = field["type"].as_str().unwrap_or("nothing").to_owned();
+    if let Some(precision) = number("precision") {
+        found += &format!("({precision}, {})", number("scale").unwrap_or("0".to_owned()));
+    }
+    let now = &new.column_type;
+    Error::user(format!("column `{name}` is {found} at the target, but these rows have {now}")).hint(format!(
+        "ALTER COLUMN `{name}` SET DATA TYPE {now} at the target, or give it another name with AS in the table's SQL"
+    ))
+}
+
+/// Gives a field a wider type.
+fn widen(field: &mut Value, wider: &ColumnType) -> Result<()> {
+    if type_of(field).as_ref() == Some(wider) {
+        return Ok(());
+    }
+    let item = match wider {
+        ColumnType::Array(item) => item,
+        other => other,
+    };
+    let ColumnType::Struct(fields) = item else {
+        field["type"] = json(&kind(item))?;
+        return Ok(());
+    };
+    let Some(have) = field["fields"].as_array_mut() else { return Ok(()) };
+    for (name, wider) in fields {
+        match have.iter_mut().find(|known| name_of(known).is_some_and(|known| same(known, name))) {
+            Some(known) => widen(known, wider)?,
+            None => have.push(json(&self::field(&columns::column(name, wider.clone()), &BTreeMap::new()))?),
+        }
+    }
+    Ok(())
+}
+
+/// A new field: NULLABLE, as only such can be added.
+pub(super) fn field(column: &Column, descriptions: &BTreeMap<String, String>) -> TableFieldSchema {
+    let (mode, item) = match &column.column_type {
+        ColumnType::Array(item) => ("REPEATED", item.as_ref()),
+        other => ("NULLABLE", other),
+    };
+    let fields = match item {
+        ColumnType::Struct(fields) => Some(
+            fields.iter().map(|(name, kind)| field(&columns::column(name, kind.clone()), &BTreeMap::new())).collect(),
+        ),
+        _ => None,
+    };
+    let described = descriptions.iter().find(|(name, _)| same(name, &column.name));
+    TableFieldSchema {
+        mode: Some(mode.to_owned()),
+        fields,
+        description: described.map(|(_, text)| text.chars().take(DESCRIPTION_CHARACTERS_MAX).collect()),
+        ..TableFieldSchema::new(&column.name, kind(item))
+    }
+}
+
+/// No description of a column is longer.
+const DESCRIPTION_CHARACTERS_MAX: usize = 1_024;
+
+fn kind(column_type: &ColumnType) -> FieldType {
+    match column_type {
+        ColumnType::Bool => FieldType::Boolean,
+        ColumnType::Int64 => FieldType::Integer,
+        ColumnType::Numeric => FieldType::Numeric,
+        ColumnType::BigNumeric => FieldType::Bignumeric,
+        ColumnType::Float64 => FieldType::Float,
+        // No column of unknown type comes this far.
+        ColumnType::String | ColumnType::Unknown => FieldType::String,
+        ColumnType::Bytes => FieldType::Bytes,
+        ColumnType::Date => FieldType::Date,
+        ColumnType::Time => FieldType::Time,
+        ColumnType::Datetime => FieldType::Datetime,
+        ColumnType::Timestamp => FieldType::Timestamp,
+        ColumnType::Struct(_) | ColumnType::Array(_) => FieldType::Record,
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Value> {
+    serde_json::to_value(value).map_err(|cause| Error::bug("a field is no JSON").because(cause))
+}
+
+/// Refuses what BigQuery does not take as a column.
+///
+/// # Errors
+/// [`User`](crate::error::Kind::User), saying how the column may be called or cast.
+pub(super) fn check_column(name: &str, column_type: &ColumnType) -> Result<()> {
+    check_name(name)?;
+    let hint = match column_type {
+        ColumnType::Unknown => format!("CAST the elements of `{name}` in the table's SQL to their type"),
+        ColumnType::Array(item) if matches!(**item, ColumnType::Array(_)) => {
+            format!("put the inner arrays of `{name}` into a STRUCT, or make text of them, in the table's SQL")
+        }
+        ColumnType::Array(item) => return check_column(name, item),
+        ColumnType::Struct(fields) if fields.is_empty() => format!("leave `{name}` out in the table's SQL"),
+        ColumnType::Struct(fields) => return fields.iter().try_for_each(|(name, field)| check_column(name, field)),
+        _ => return Ok(()),
+    };
+    Err(Error::user(format!("column `{name}` is {column_type}, a type that BigQuery does not have")).hint(hint))
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let upper = name.to_uppercase();
+    let shown: String = name.chars().take(80).collect();
+    let refused = if let Some(prefix) = RESERVED_PREFIXES.iter().find(|prefix| upper.starts_with(*prefix)) {
+        format!("column `{shown}` begins with {prefix}, which BigQuery keeps for itself")
+    } else if name.chars().count() > NAME_CHARACTERS_MAX {
+        format!("the name of column `{shown}…` is longer than the {NAME_CHARACTERS_MAX} characters that BigQuery takes")
+    } else if let Some(c) = name.chars().find(|c| REFUSED_CHARACTERS.contains(*c) || c.is_control()) {
+        format!("the name of column `{}` has a {c:?}, which BigQuery does not take", shown.escape_debug())
+    } else if name.trim() != name || name.is_empty() {
+        format!("the name of column `{shown}` is empty, or begins or ends with a space, which BigQuery does not take")
+    } else {
+        return Ok(());
+    };
+    Err(Error::user(refused).hint("give the column another name with AS in the table's SQL"))
+}
+
+#[cfg(test)]
+mod tests;

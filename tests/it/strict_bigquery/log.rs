@@ -1,0 +1,96 @@
+//! What the server was sent, in the order of arrival.
+
+use std::sync::Mutex;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// The form in which rows came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowFormat {
+    Arrow,
+    Proto,
+}
+
+/// One request; each message of an `AppendRows` connection is one.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    /// Counts from 0 in the order of arrival.
+    pub(crate) number: usize,
+    /// When it had arrived.
+    pub(crate) at: Instant,
+    /// When its answer went out; None where there was none, or not yet.
+    pub(crate) answered_at: Option<Instant>,
+    /// `GET`, `POST`, `PATCH`, … or the gRPC method, such as `AppendRows`.
+    pub(crate) method: String,
+    /// The path of a REST call with its query, or the stream or table that a gRPC call is about.
+    pub(crate) path: String,
+    /// `dataset.table`, where the request names one.
+    pub(crate) table: Option<String>,
+    /// The streams that it names.
+    pub(crate) streams: Vec<String>,
+    pub(crate) offset: Option<i64>,
+    /// The length of the message or body.
+    pub(crate) bytes: usize,
+    pub(crate) rows: Option<RowFormat>,
+    /// The JSON body of a REST call, else null.
+    pub(crate) body: Value,
+    /// Whether it came with an `authorization` header.
+    pub(crate) is_authorized: bool,
+    /// What became of it: `200`, `409 duplicate`, `OK`, `OUT_OF_RANGE`, `lost`; empty while under way.
+    pub(crate) outcome: String,
+}
+
+impl Request {
+    /// A request that names nothing yet.
+    pub(super) fn new(method: &str, path: &str) -> Self {
+        Self {
+            number: 0,
+            at: Instant::now(),
+            answered_at: None,
+            method: method.to_owned(),
+            path: path.to_owned(),
+            table: table_in(path),
+            streams: Vec::new(),
+            offset: None,
+            bytes: 0,
+            rows: None,
+            body: Value::Null,
+            is_authorized: false,
+            outcome: String::new(),
+        }
+    }
+}
+
+/// `dataset.table` of a path that holds `datasets/D/tables/T`.
+fn table_in(path: &str) -> Option<String> {
+    let after = path.split_once("datasets/")?.1;
+    let (dataset, after) = after.split_once("/tables/")?;
+    let table = after.split(['/', '?']).next().filter(|table| !table.is_empty())?;
+    Some(format!("{dataset}.{table}"))
+}
+
+/// All requests so far.
+#[derive(Debug, Default)]
+pub(super) struct Log(Mutex<Vec<Request>>);
+
+impl Log {
+    /// Notes a request; gives its number.
+    pub(super) fn arrived(&self, mut request: Request) -> usize {
+        let mut log = self.0.lock().unwrap();
+        request.number = log.len();
+        log.push(request);
+        log.len() - 1
+    }
+
+    /// Notes how a request ended.
+    pub(super) fn answered(&self, number: usize, outcome: impl Into<String>) {
+        let mut log = self.0.lock().unwrap();
+        log[number].outcome = outcome.into();
+        log[number].answered_at = Some(Instant::now());
+    }
+
+    pub(super) fn all(&self) -> Vec<Request> {
+        self.0.lock().unwrap().clone()
+    }
+}

@@ -1,0 +1,9 @@
+//! The strict BigQuery enforces its rules, each shown once by plain clients.
+
+mod client;
+mod faults;
+mod jobs;
+mod merge;
+mod rest;
+mod rows;
+mod write;
