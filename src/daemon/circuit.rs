@@ -87,7 +87,13 @@ impl Circuit {
     }
 
     fn tell(&self, closed: bool) {
-        self.closed.send_if_modified(|known| std::mem::replace(known, closed) != closed);
+        if self.closed.send_if_modified(|known| std::mem::replace(known, closed) != closed) {
+            if closed {
+                tracing::info!("receiving again");
+            } else {
+                tracing::warn!("nothing succeeds: receiving stops until something does");
+            }
+        }
     }
 
     fn locked(&self) -> MutexGuard<'_, State> {

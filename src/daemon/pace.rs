@@ -25,7 +25,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             pause: Duration::from_secs(1),
-            pause_max: Duration::from_secs(60),
+            pause_max: Duration::from_secs(15),
             stopped_pause: Duration::from_secs(60),
             stopped_pause_max: Duration::from_secs(900),
             opens_after: Duration::from_secs(10),

@@ -23,8 +23,8 @@ mod walk;
 
 use walk::{Found, Walk};
 
-/// Most deliveries of one `receive`.
-const DELIVERIES_MAX: usize = 1_000;
+/// Most deliveries of one `receive`; fewer mean that a listing has come to its end.
+pub(super) const DELIVERIES_MAX: usize = 1_000;
 /// Between two listings; each costs a request per 1,000 objects.
 const LISTING_PAUSE: Duration = Duration::from_secs(30);
 /// Most objects that are named in [`Received::left`] while the process runs; the others are counted.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "all of this is tests")]
 
 mod binary;
+mod bqemulator;
 mod change_files;
 mod delta_table;
 mod ministack;
@@ -13,12 +14,15 @@ mod strict_bigquery;
 
 mod bad_files;
 mod bad_sql;
+mod bigquery_emulator;
 mod formats;
 mod gzip;
 mod oracle;
+mod production;
 mod query;
 mod readme;
 mod s3;
+mod sqs;
 mod strict_bigquery_rules;
 mod tidy;
 mod verbs;

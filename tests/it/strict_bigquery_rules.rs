@@ -6,4 +6,5 @@ mod jobs;
 mod merge;
 mod rest;
 mod rows;
+mod sink;
 mod write;

@@ -77,12 +77,25 @@ fn sources_sinks_and_ledger_know_nothing_of_each_other() {
     }
 }
 
+/// The module that a file of `tests/it` is, and the file whose `mod` line it needs.
+fn module_and_namer(tests: &Path, path: &Path) -> (String, PathBuf) {
+    let folder = path.parent().unwrap();
+    let is_folder = path.ends_with("mod.rs");
+    let (module, inside) = if is_folder { (folder, folder.parent().unwrap()) } else { (path, folder) };
+    let namer = match inside {
+        inside if inside == tests => tests.join("main.rs"),
+        inside if inside.join("mod.rs").exists() => inside.join("mod.rs"),
+        inside => inside.with_extension("rs"),
+    };
+    (module.file_stem().unwrap().to_str().unwrap().to_owned(), namer)
+}
+
 #[test]
 fn no_test_file_is_forgotten() {
-    let main = std::fs::read_to_string(root().join("tests/it/main.rs")).unwrap();
-    for (path, _) in sources(&root().join("tests/it")) {
-        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let named = name == "main" || main.contains(&format!("mod {name};"));
-        assert!(named, "tests/it/main.rs does not name {name}");
+    let tests = root().join("tests/it");
+    for (path, _) in sources(&tests).into_iter().filter(|(path, _)| *path != tests.join("main.rs")) {
+        let (name, namer) = module_and_namer(&tests, &path);
+        let named = std::fs::read_to_string(&namer).unwrap().contains(&format!("mod {name};"));
+        assert!(named, "{} does not name {name}", namer.display());
     }
 }

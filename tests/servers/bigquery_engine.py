@@ -4,7 +4,7 @@ A request is one of
   {"op": "run", "statements": [SQL, ...]}           all of them or none
   {"op": "insert", "table": T, "columns": [...], "path": P}  the rows of the Arrow file P, all or none
   {"op": "query", "sql": SQL, "path": P}            one statement; its result goes to the Arrow file P
-and is answered by {"rows": N} or {"error": TEXT, "kind": NAME OF THE EXCEPTION}. Ends with its standard input.
+and is answered by {"rows": N} or {"error": TEXT}. Ends with its standard input.
 """
 
 import json
@@ -55,7 +55,7 @@ def answer(connection, request):
         return {"rows": rows}
     except (duckdb.Error, pa.ArrowException) as error:
         connection.execute("ROLLBACK")
-        return {"error": str(error), "kind": type(error).__name__}
+        return {"error": str(error)}
 
 
 def main():

@@ -100,7 +100,7 @@ impl BigQuerySink {
     /// # Errors
     /// [`User`](crate::error::Kind::User) where an endpoint or Google's credentials cannot be used.
     pub fn open(config: BigQueryConfig, clock: Arc<dyn Clock>) -> Result<Self> {
-        let tokens = token::Tokens::find(&config)?;
+        let tokens = token::Tokens::find(&config, Arc::clone(&clock))?;
         let rest = rest::Rest::new(&config, tokens.clone())?;
         let write = write::WriteApi::new(&config, tokens, Arc::clone(&clock))?;
         Ok(Self { config, clock, rest, known: tables::Known::default(), write })
@@ -129,6 +129,9 @@ impl Sink for BigQuerySink {
         _session: &SessionContext,
     ) -> Result<Prepared> {
         let prepared = Box::pin(prepare::prepare(self, target, attempt, rows)).await;
+        if prepared.is_err() {
+            tables::forget(self, target);
+        }
         prepared.map_err(|error| error.in_table(&target.source))
     }
 

@@ -139,7 +139,13 @@ pub(super) async fn row_counts(sink: &BigQuerySink, target: &Target) -> Result<V
     let mut out = Vec::new();
     for part in parts {
         let id = sink.table(target, part);
-        let counted = jobs::row_count(sink, &id).await.map_err(|error| error.in_table(&target.source))?;
+        // A query of a table that is not there may say as well that one is not allowed to ask.
+        let counted = match look_up(sink, &id).await {
+            Ok(None) => continue,
+            Ok(Some(_)) => jobs::row_count(sink, &id).await,
+            Err(error) => Err(error),
+        };
+        let counted = counted.map_err(|error| error.in_table(&target.source))?;
         out.extend(counted.map(|rows| (id.table, rows)));
     }
     Ok(out)

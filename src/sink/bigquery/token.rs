@@ -17,8 +17,17 @@ use google_cloud_auth::credentials::{
 use google_cloud_auth::errors::CredentialsError;
 use serde_json::Value;
 
+use crate::clock::Clock;
 use crate::config::BigQueryConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+
+mod account;
+mod aws;
+#[cfg(test)]
+mod fake;
+mod pool;
+
+use pool::Pool;
 
 /// What a token of a service account is good for.
 /// See <https://developers.google.com/identity/protocols/oauth2/scopes#bigquery>.
@@ -41,9 +50,10 @@ pub(super) struct Tokens(Option<Arc<Shared>>);
 
 struct Shared {
     source: Source,
+    clock: Arc<dyn Clock>,
     /// Built on first use, as building starts a task that keeps the token fresh; taken down by a permanent error,
     /// so that mended credentials are read again.
-    built: Mutex<Option<AccessTokenCredentials>>,
+    built: Mutex<Option<Built>>,
 }
 
 /// What credentials are built from.
@@ -58,13 +68,22 @@ enum Source {
     Metadata,
 }
 
+/// Credentials, ready to give tokens; clones share them.
+#[derive(Clone)]
+enum Built {
+    /// Such as Google's library makes from a file or finds on the machine.
+    Google(AccessTokenCredentials),
+    /// AWS's identity, exchanged. The library's own way to it knows variables and instances alone.
+    Aws(Arc<Pool>),
+}
+
 impl Tokens {
     /// The credentials that there are: none where both endpoints are plain `http://`. No server is asked yet.
     ///
     /// # Errors
     /// [`User`](crate::error::Kind::User) where the credentials file cannot be used, or where a token would go
     /// over an endpoint that is plain `http://`.
-    pub(super) fn find(config: &BigQueryConfig) -> Result<Self> {
+    pub(super) fn find(config: &BigQueryConfig, clock: Arc<dyn Clock>) -> Result<Self> {
         let plain = |endpoint: &Option<String>| endpoint.as_ref().is_some_and(|url| url.starts_with("http://"));
         match (plain(&config.rest_endpoint), plain(&config.grpc_endpoint)) {
             (true, true) => return Ok(Self(None)),
@@ -81,13 +100,13 @@ impl Tokens {
         if let Some(json) = source.read()? {
             check_type(&json)?;
         }
-        Ok(Self::new(source))
+        Ok(Self::new(source, clock))
     }
 
     /// Tokens by the content of a credentials file.
     #[cfg(test)]
     pub(super) fn from_json(json: Value) -> Self {
-        Self::new(Source::Json(json))
+        Self::new(Source::Json(json), crate::clock::SystemClock::shared())
     }
 
     /// No tokens, for servers that ask for none.
@@ -96,8 +115,8 @@ impl Tokens {
         Self(None)
     }
 
-    fn new(source: Source) -> Self {
-        Self(Some(Arc::new(Shared { source, built: Mutex::new(None) })))
+    fn new(source: Source, clock: Arc<dyn Clock>) -> Self {
+        Self(Some(Arc::new(Shared { source, clock, built: Mutex::new(None) })))
     }
 
     /// A token for the header `authorization: Bearer …`, fresh for a few minutes at least; none where no
@@ -109,8 +128,8 @@ impl Tokens {
     pub(super) async fn bearer(&self) -> Result<Option<String>> {
         let Some(shared) = &self.0 else { return Ok(None) };
         let credentials = shared.credentials()?;
-        match tokio::time::timeout(WAIT_MAX, credentials.access_token()).await {
-            Ok(Ok(token)) => Ok(Some(token.token)),
+        match tokio::time::timeout(WAIT_MAX, credentials.token()).await {
+            Ok(Ok(token)) => Ok(Some(token)),
             Ok(Err(cause)) => Err(shared.refused(cause)),
             Err(_) => Err(Error::retry("Google's token server does not answer").hint(shared.source.hint())),
         }
@@ -128,23 +147,38 @@ impl fmt::Debug for Tokens {
 }
 
 impl Shared {
-    fn credentials(&self) -> Result<AccessTokenCredentials> {
+    fn credentials(&self) -> Result<Built> {
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(credentials) = built.as_ref() {
             return Ok(credentials.clone());
         }
-        let credentials = self.source.build()?;
+        let credentials = self.source.build(Arc::clone(&self.clock))?;
         *built = Some(credentials.clone());
         Ok(credentials)
     }
 
     fn refused(&self, cause: CredentialsError) -> Error {
-        let said = without_file_content(causes(&cause));
-        if cause.is_transient() {
-            return Error::retry("Google's access token cannot be had now").because(said).hint(self.source.hint());
+        let error = Error::inside(&cause).unwrap_or_else(|| {
+            let said = without_file_content(causes(&cause));
+            let error = match cause.is_transient() {
+                true => Error::retry("Google's access token cannot be had now"),
+                false => Error::user("Google's access token cannot be had"),
+            };
+            error.because(said).hint(self.source.hint())
+        });
+        if error.kind() != Kind::Retry {
+            *self.built.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
-        *self.built.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Error::user("Google's access token cannot be had").because(said).hint(self.source.hint())
+        error
+    }
+}
+
+impl Built {
+    async fn token(&self) -> std::result::Result<String, CredentialsError> {
+        match self {
+            Self::Google(credentials) => credentials.access_token().await.map(|token| token.token),
+            Self::Aws(pool) => pool.token().await,
+        }
     }
 }
 
@@ -192,10 +226,11 @@ impl Source {
     }
 
     /// Starts the task that keeps a token fresh, so a runtime must be there.
-    fn build(&self) -> Result<AccessTokenCredentials> {
+    fn build(&self, clock: Arc<dyn Clock>) -> Result<Built> {
         let Some(json) = self.read()? else {
             // Without scopes it gives what the machine was given.
-            return mds::Builder::default().build_access_token_credentials().map_err(unusable);
+            let built = mds::Builder::default().build_access_token_credentials();
+            return built.map(Built::Google).map_err(unusable);
         };
         let built = match check_type(&json)? {
             FileType::ServiceAccount => service_account::Builder::new(json)
@@ -206,11 +241,14 @@ impl Source {
             FileType::Impersonated => {
                 impersonated::Builder::new(json).with_scopes([BIGQUERY_SCOPE]).build_access_token_credentials()
             }
+            FileType::ExternalAccount if aws::is_from_aws(&json) => {
+                return Ok(Built::Aws(Arc::new(Pool::new(&json, None, clock)?)));
+            }
             FileType::ExternalAccount => {
                 external_account::Builder::new(json).with_scopes([CLOUD_SCOPE]).build_access_token_credentials()
             }
         };
-        built.map_err(unusable)
+        built.map(Built::Google).map_err(unusable)
     }
 
     fn hint(&self) -> String {

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_anothers_or_fits_no_layout_is_left_and_named() {
+    fn what_belongs_elsewhere_or_fits_no_layout_is_left_and_named() {
         for (bucket, key) in [("other", FILE), ("cdc-files", "elsewhere/x.csv"), ("cdc-files", "dms/notes.txt")] {
             let contents = contents(&[record(bucket, key)]);
             assert_eq!(contents.fate(), None, "{bucket} {key}");

@@ -4,7 +4,6 @@
 //! Whatever a request brought is noted here before anything else is waited for. So a caller may stop waiting at any
 //! moment, and the next call goes on with what is there.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,11 +12,9 @@ use futures::{StreamExt, stream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::contents::Contents;
-use super::hand::{Hand, Receipt};
-use super::queue::{BATCH_MAX, Message, Queue};
-use super::recent::Recent;
-use crate::change::{ChangeFile, FileId};
+use super::hand::Receipt;
+use super::queue::{BATCH_MAX, Queue};
+use super::state::{Counts, State};
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 use crate::source::object::ObjectRules;
@@ -30,45 +27,6 @@ const REQUESTS_AT_ONCE_MAX: usize = 8;
 /// How often in a row the deletion of messages is tried, and the pause before the second time; it doubles.
 const DELETE_ROUNDS_MAX: u32 = 4;
 const DELETE_PAUSE: Duration = Duration::from_millis(100);
-/// What could not be deleted is tried again so often, whatever else happens.
-const DELETE_AGAIN: Duration = Duration::from_secs(10);
-/// The ids of so many messages that were left are remembered, so that each is told once.
-const TOLD_MAX: usize = 10_000;
-/// So many files that came and were done are remembered, so that a sweep need not bring them.
-const FINISHED_MAX: usize = 200_000;
-
-/// What happened at the queue since the source was opened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Messages received, those included that came again.
-    pub received: u64,
-    /// Messages that came again while they were in hand.
-    pub redelivered: u64,
-    /// Messages handed on as deliveries.
-    pub delivered: u64,
-    /// Messages deleted.
-    pub deleted: u64,
-    /// Messages given back.
-    pub given_back: u64,
-    /// Messages, each time they came, that were left in the queue: not understood, or another's.
-    pub left: u64,
-    /// S3's tests.
-    pub test_events: u64,
-    /// Events of no use: objects that were removed, markers, files from before `since`.
-    pub ignored: u64,
-    /// How often a message was hidden for longer.
-    pub beats: u64,
-    /// Messages let go because they were in hand for almost 12 hours.
-    pub let_go: u64,
-    /// Messages that had been received elsewhere, or were gone, when they were to be deleted.
-    pub lost: u64,
-    /// Files handed on that were found by listing.
-    pub swept: u64,
-    /// How long the last message had waited until it was received, in ms.
-    pub wait_ms: u64,
-    /// Messages in hand now.
-    pub in_hand: u64,
-}
 
 /// The messages of one queue.
 pub(super) struct Messages {
@@ -88,16 +46,6 @@ pub(super) struct Messages {
     emptied: Notify,
 }
 
-struct State {
-    hand: Hand,
-    /// Deliveries that nobody has asked for yet: what one `receive` brings, or a sweep finds.
-    ready: VecDeque<Delivery>,
-    left: Vec<Error>,
-    told: Recent<String>,
-    finished: Recent<FileId>,
-    counts: Counts,
-}
-
 impl Messages {
     /// The messages of `queue`, received to be hidden for `visibility`, that tell of what `rules` take.
     pub(super) fn new(
@@ -106,21 +54,12 @@ impl Messages {
         visibility: Duration,
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
-        let state = State {
-            hand: Hand::default(),
-            ready: VecDeque::new(),
-            left: Vec::new(),
-            told: Recent::new(TOLD_MAX),
-            finished: Recent::new(FINISHED_MAX),
-            counts: Counts::default(),
-        };
-        let state = Mutex::new(state);
         Arc::new(Self {
             queue,
             rules,
             visibility,
             clock,
-            state,
+            state: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             deleting: tokio::sync::Mutex::default(),
             taken: Notify::new(),
@@ -134,8 +73,7 @@ impl Messages {
 
     /// What happened so far.
     pub(super) fn counts(&self) -> Counts {
-        let state = self.state();
-        Counts { in_hand: u64::try_from(state.hand.len()).unwrap_or(u64::MAX), ..state.counts }
+        self.state().counts()
     }
 
     /// Receives what is there, and waits up to `wait` for a first message; how many came.
@@ -155,10 +93,7 @@ impl Messages {
         let now = Instant::now();
         let mut state = self.state();
         for message in messages {
-            if let Some(sent) = message.sent {
-                let waited = self.clock.now().signed_duration_since(sent).num_milliseconds();
-                state.counts.wait_ms = u64::try_from(waited).unwrap_or(0);
-            }
+            state.note_wait(&message, self.clock.now());
             state.take(message, &self.rules, now, self.visibility);
         }
         drop(state);
@@ -193,14 +128,7 @@ impl Messages {
 
     /// Takes in what was found by listing; files in hand or done are left out.
     pub(super) fn offer(&self, deliveries: Vec<Delivery>, left: Vec<Error>) {
-        let mut state = self.state();
-        let held = state.hand.files();
-        let is_known = |file: &ChangeFile| held.contains(&file.id()) || state.finished.contains(&file.id());
-        let new: Vec<Delivery> =
-            deliveries.into_iter().filter(|delivery| !delivery.files.iter().all(is_known)).collect();
-        state.counts.swept += u64::try_from(new.len()).unwrap_or(0);
-        state.ready.extend(new);
-        state.left.extend(left);
+        self.state().offer(deliveries, left);
     }
 
     /// Puts deliveries back to be taken again.
@@ -267,15 +195,8 @@ impl Messages {
         let mut state = self.state();
         for (index, receipt) in batch.iter().enumerate() {
             match refusals.iter().find(|refusal| refusal.index == index) {
-                None if state.hand.forget(receipt) => state.counts.deleted += 1,
-                Some(refusal) if refusal.is_final => {
-                    if state.hand.forget(receipt) {
-                        state.counts.lost += 1;
-                        tracing::debug!(message = receipt.id, why = refusal.why, "a message had gone before deletion");
-                    }
-                }
-                None => {}
-                Some(refusal) => refused = Some(refusal.why.clone()),
+                Some(refusal) if !refusal.is_final => refused = Some(refusal.why.clone()),
+                gone => state.deleted(receipt, gone),
             }
         }
         match refused {
@@ -374,52 +295,5 @@ impl Messages {
         if let Some((message, why)) = news {
             tracing::warn!(message, why, "a message, perhaps others too, cannot be kept hidden and may come again");
         }
-    }
-}
-
-impl State {
-    fn take(&mut self, message: Message, rules: &ObjectRules, now: Instant, hidden: Duration) {
-        self.counts.received += 1;
-        let receipt = Receipt { id: message.id.clone(), handle: message.handle.clone() };
-        if self.hand.again(&receipt, now, hidden) {
-            self.counts.redelivered += 1;
-            return;
-        }
-        let contents = Contents::of(&message, rules);
-        self.counts.ignored += contents.ignored;
-        self.counts.test_events += u64::from(contents.is_test);
-        let fate = contents.fate();
-        self.counts.left += u64::from(fate.is_none());
-        if !contents.troubles.is_empty() && self.told.insert(message.id) {
-            self.left.extend(contents.troubles);
-        }
-        let Some(fate) = fate else { return };
-        let files = contents.files.iter().map(ChangeFile::id).collect();
-        if !contents.files.is_empty() {
-            self.counts.delivered += 1;
-            self.ready.push_back(Delivery { files: contents.files, receipt: receipt.id.clone() });
-        }
-        self.hand.take(receipt, fate, files, now, hidden);
-    }
-
-    fn finish(&mut self, ids: &[&str]) {
-        for id in ids {
-            let files = self.hand.files_of(id).to_vec();
-            if self.hand.finish(id) {
-                files.into_iter().for_each(|file| _ = self.finished.insert(file));
-            }
-        }
-    }
-
-    /// Messages that had to be let go, and those to be hidden for longer.
-    fn due(&mut self, now: Instant, visibility: Duration) -> (Vec<String>, Vec<(Receipt, Duration)>) {
-        let old = self.hand.let_go(now);
-        self.counts.let_go += u64::try_from(old.len()).unwrap_or(0);
-        (old, self.hand.due(now, visibility))
-    }
-
-    fn next_due(&self, now: Instant) -> Option<Instant> {
-        let again = self.hand.has_done().then(|| now + DELETE_AGAIN);
-        self.hand.next_due().into_iter().chain(again).min()
     }
 }

@@ -1,7 +1,7 @@
 //! Change files in S3, told of by an SQS queue, and found by listing where an event was lost.
 //!
-//! `event` and `contents` read a message; `hand` keeps the books of messages received and not yet deleted; `messages`
-//! does with them at the queue what the books say; `beat` and `sweep` do so in the background.
+//! `event` and `contents` read a message; `hand` and `state` keep the books of messages received and not yet deleted;
+//! `messages` does at the queue what the books say; `beat` and `sweep` run in the background.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use object_store::ObjectStore;
 
-use super::bucket::BucketSource;
+use super::bucket::{BucketSource, DELIVERIES_MAX};
 use super::object::ObjectRules;
 use super::{Delivery, Received, Source};
 use crate::catalog::layout::Layout;
@@ -30,12 +30,13 @@ mod hand;
 mod messages;
 mod queue;
 mod recent;
+mod state;
 mod sweep;
 #[cfg(test)]
 mod tests;
 mod trouble;
 
-pub use messages::Counts;
+pub use state::Counts;
 
 use address::Address;
 use amazon::AmazonQueue;
@@ -93,7 +94,7 @@ impl SqsSource {
             None => None,
             Some(every) => {
                 let listed = BucketSource::open(location.clone(), layout.clone(), since, aws)?;
-                Some(Sweep::new(Box::new(listed), every))
+                Some(Sweep::new(Box::new(listed), DELIVERIES_MAX, every))
             }
         };
         let rules = ObjectRules::new(location, layout, since);

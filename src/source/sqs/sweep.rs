@@ -24,6 +24,8 @@ pub(super) fn is_swept(delivery: &Delivery) -> bool {
 /// Sweeps of one bucket.
 pub(super) struct Sweep {
     listed: Box<dyn Source>,
+    /// So many deliveries it brings at once, and fewer only where a listing has come to its end.
+    full: usize,
     every: Duration,
     is_under_way: AtomicBool,
     failure: Mutex<Option<Error>>,
@@ -31,9 +33,9 @@ pub(super) struct Sweep {
 
 impl Sweep {
     /// Sweeps of what `listed` delivers, beginning now, with such pauses between them. `listed` delivers each version
-    /// of a file once, unless it is given back, and nothing when it was listed to the end.
-    pub(super) fn new(listed: Box<dyn Source>, every: Duration) -> Arc<Self> {
-        Arc::new(Self { listed, every, is_under_way: AtomicBool::new(true), failure: Mutex::default() })
+    /// of a file once, unless it is given back: `full` of them at once, and fewer at the end.
+    pub(super) fn new(listed: Box<dyn Source>, full: usize, every: Duration) -> Arc<Self> {
+        Arc::new(Self { listed, full, every, is_under_way: AtomicBool::new(true), failure: Mutex::default() })
     }
 
     /// Sweeps for ever.
@@ -68,7 +70,7 @@ impl Sweep {
         loop {
             messages.until_room(READY_MAX).await;
             let found = self.listed.receive().await?;
-            let is_end = found.deliveries.is_empty();
+            let is_end = found.deliveries.len() < self.full;
             messages.offer(found.deliveries.into_iter().map(named).collect(), found.left);
             if is_end {
                 return Ok(());
@@ -87,8 +89,8 @@ impl Sweep {
     }
 }
 
-/// The delivery under a receipt that tells it from a message.
+/// The delivery under a receipt that tells it from a message, and one version of an object from another.
 fn named(delivery: Delivery) -> Delivery {
-    let location = delivery.files.first().map_or(delivery.receipt.as_str(), |file| &file.location);
-    Delivery { receipt: format!("{RECEIPT}{location}"), files: delivery.files }
+    let version = delivery.files.first().map_or_else(String::new, |file| format!("{} {}", file.location, file.version));
+    Delivery { receipt: format!("{RECEIPT}{version}"), files: delivery.files }
 }

@@ -24,8 +24,6 @@ pub(super) struct Engine {
 /// What DuckDB says against a statement.
 #[derive(Debug, Clone)]
 pub(super) struct Refused {
-    /// The name of its exception, such as `ConstraintException`.
-    pub(super) kind: String,
     pub(super) message: String,
 }
 
@@ -95,9 +93,7 @@ impl Engine {
         let answer: Value = serde_json::from_str(&line).unwrap();
         match answer["error"].as_str() {
             None => Ok(answer["rows"].as_u64().unwrap()),
-            Some(message) => {
-                Err(Refused { kind: answer["kind"].as_str().unwrap().to_owned(), message: message.to_owned() })
-            }
+            Some(message) => Err(Refused { message: message.to_owned() }),
         }
     }
 }

@@ -16,6 +16,8 @@ pub(crate) enum What {
     Grpc(tonic::Code),
     /// An HTTP error without effect, such as 429 or 503.
     Http(u16),
+    /// The job that is inserted fails without effect, for this reason, such as `backendError`.
+    JobFails(&'static str),
     /// The call takes effect, and is answered so much later.
     Slow(Duration),
     /// `BatchCommitWriteStreams` answers OK with neither a commit time nor an error, and has no effect.

@@ -2,7 +2,7 @@
 //!
 //! See <https://cloud.google.com/bigquery/docs/reference/rest/v2/jobs>.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
 use super::results::{self, Form};
@@ -37,9 +37,18 @@ pub(super) struct Job {
     ended: Option<Result<Outcome>>,
 }
 
+/// What a new job is made of.
+struct NewJob<'a> {
+    id: Option<String>,
+    location: Option<&'a str>,
+    query: &'a Value,
+    configuration: Value,
+    fails: Option<&'static str>,
+}
+
 impl World {
-    /// `jobs.insert`
-    pub(super) fn insert_job(&mut self, body: &Value) -> Result<Value> {
+    /// `jobs.insert`; the job fails where a test gives a reason.
+    pub(super) fn insert_job(&mut self, body: &Value, fails: Option<&'static str>) -> Result<Value> {
         schema::known_keys(body, &["jobReference", "configuration"])?;
         schema::known_keys(&body["configuration"], &["query", "labels", "jobTimeoutMs", "jobType"])?;
         schema::known_keys(&body["jobReference"], &["projectId", "jobId", "location"])?;
@@ -47,7 +56,8 @@ impl World {
         schema::known_keys(query, &QUERY_KEYS)?;
         let id = body["jobReference"]["jobId"].as_str().map(str::to_owned);
         let location = body["jobReference"]["location"].as_str();
-        let id = self.new_job(id, location, query, body["configuration"].clone())?;
+        let job = NewJob { id, location, query, configuration: body["configuration"].clone(), fails };
+        let id = self.new_job(job)?;
         self.show_job(&id)
     }
 
@@ -68,17 +78,20 @@ impl World {
             "jobCreationMode",
         ];
         schema::known_keys(body, &known)?;
-        let id = self.new_job(None, body["location"].as_str(), body, json!({"query": {"query": body["query"]}}))?;
+        let configuration = json!({"query": {"query": body["query"]}});
+        let location = body["location"].as_str();
+        let id = self.new_job(NewJob { id: None, location, query: body, configuration, fails: None })?;
         let int64_timestamps = body["formatOptions"]["useInt64Timestamp"] == json!(true);
         self.results(&id, Page { int64_timestamps, start: 0, most: body["maxResults"].as_u64() })
     }
 
-    fn new_job(&mut self, id: Option<String>, location: Option<&str>, query: &Value, shown: Value) -> Result<String> {
+    fn new_job(&mut self, new: NewJob<'_>) -> Result<String> {
+        let query = new.query;
         if query["useLegacySql"] != json!(false) {
             return Err(Trouble::invalid("useLegacySql must be false: its default is true"));
         }
         let sql = query["query"].as_str().ok_or_else(|| Trouble::invalid("Required parameter is missing: query"))?;
-        let id = id.unwrap_or_else(|| format!("job_{}", self.fresh_number()));
+        let id = new.id.unwrap_or_else(|| format!("job_{}", self.fresh_number()));
         if id.is_empty() || id.len() > 1024 || id.chars().any(|c| !c.is_ascii_alphanumeric() && !"_-".contains(c)) {
             return Err(Trouble::invalid(format!("Invalid job ID \"{id}\"")));
         }
@@ -87,8 +100,8 @@ impl World {
         }
         let mut job = Job {
             id: id.clone(),
-            location: location.unwrap_or_default().to_owned(),
-            configuration: shown,
+            location: new.location.unwrap_or_default().to_owned(),
+            configuration: new.configuration,
             sql: sql.to_owned(),
             statement_type: "",
             changes: None,
@@ -99,6 +112,8 @@ impl World {
         };
         if let Err(trouble) = self.admit(&mut job) {
             job.ended = Some(Err(trouble));
+        } else if let Some(reason) = new.fails {
+            job.ended = Some(Err(Trouble::new(503, reason, "a fault that the test asked for")));
         }
         self.jobs.insert(id.clone(), job);
         self.run_if_due(&id);
@@ -250,6 +265,10 @@ impl World {
                 out["totalRows"] = json!("0");
             }
             Outcome::ViewMade => out["totalRows"] = json!("0"),
+            // See <https://cloud.google.com/bigquery/docs/cached-results>.
+            Outcome::Rows(_) if self.clock.now() >= job.created + TimeDelta::hours(24) => {
+                return Err(Trouble::not_found(format!("Table with the results of job {id}")));
+            }
             Outcome::Rows(batches) => {
                 let schema = batches.first().map(|batch| batch.schema()).ok_or_else(|| Trouble::not_found("rows"))?;
                 let fields = results::fields(&schema, job.created);

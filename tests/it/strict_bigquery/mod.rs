@@ -6,8 +6,8 @@
 //!
 //! The server has a thread of its own, so that tests may block. Its time runs as time does and can be turned forward.
 //! It simplifies: `totalBytesProcessed` is a rough size, partitions and clustering are checked but prune nothing,
-//! constraints are kept but not used, a failed statement is always told by the job, and native change data capture
-//! (`proto_rows`) is refused.
+//! constraints are kept but not used, a failed statement is always told by the job, values of unlike types are compared
+//! where DuckDB does, and native change data capture (`proto_rows`) is refused.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -29,6 +29,8 @@ struct Call {
     query: BTreeMap<String, String>,
     if_match: Option<String>,
     body: Value,
+    /// Why the job that this call inserts is to fail.
+    job_fails: Option<&'static str>,
 }
 
 /// Whether there are credentials.
@@ -60,6 +62,10 @@ pub(super) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
         query: url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect(),
         if_match,
         body: noted.body.clone(),
+        job_fails: match fault {
+            Some(What::JobFails(reason)) => Some(reason),
+            _ => None,
+        },
     };
     let number = shared.log.arrived(noted);
     match fault {
@@ -152,7 +158,7 @@ fn route(world: &mut World, call: &Call) -> Result<Value> {
             world.patch_table(dataset, table, &call.body, call.if_match.as_deref())
         }
         ("DELETE", ["datasets", dataset, "tables", table]) => world.delete_table(dataset, table),
-        ("POST", ["jobs"]) => world.insert_job(&call.body),
+        ("POST", ["jobs"]) => world.insert_job(&call.body, call.job_fails),
         ("GET", ["jobs", id]) => {
             world.poll_job(id, location)?;
             world.show_job(id)

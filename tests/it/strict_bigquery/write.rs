@@ -206,7 +206,7 @@ impl Call {
             Some(What::CutAfterBytes(bytes)) => self.cut.after_bytes(bytes),
             Some(What::Grpc(code)) => return Status::new(code, "a fault that the test asked for").into_http(),
             Some(What::Slow(by)) => tokio::time::sleep(by).await,
-            Some(What::Http(_) | What::NoCommitTime) | None => {}
+            Some(What::Http(_) | What::NoCommitTime | What::JobFails(_)) | None => {}
         }
         let method = Method(move |request: tonic::Request<Streaming<proto::AppendRowsRequest>>| {
             let mut appending = Appending { call: self.clone(), requests: request.into_inner(), open: Open::default() };

@@ -12,7 +12,8 @@ use crate::strict_bigquery::{Fault, Options, RowFormat, What};
 #[tokio::test]
 async fn a_rest_answer_is_lost_before_or_after_the_effect() {
     let client = Client::new(Options::default()).await;
-    let table = |name: &str| json!({"tableReference": {"tableId": name}, "schema": {"fields": [field("a", "INT64", "NULLABLE")]}});
+    let schema = json!({"fields": [field("a", "INT64", "NULLABLE")]});
+    let table = |name: &str| json!({"tableReference": {"tableId": name}, "schema": schema});
     for (name, what, exists) in [("before", What::LostBefore, false), ("after", What::LostAfter, true)] {
         client.server.faults().push(Fault::on("POST", what));
         let lost = client.try_rest("POST", "datasets/shop/tables", &table(name)).await;
@@ -37,6 +38,18 @@ async fn a_call_answers_with_the_errors_that_were_asked_for_and_then_works() {
     assert_eq!(client.finalize(&stream).await.unwrap(), 0);
     assert_eq!(client.finalize(&stream).await.unwrap_err().code(), Code::Unavailable);
     assert_eq!(client.finalize(&stream).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_job_fails_as_was_asked_and_its_id_is_used_up() {
+    let client = Client::with_orders(Options::default()).await;
+    client.server.faults().push(Fault::on("/jobs", What::JobFails("backendError")).times(2));
+    let sql = "SELECT `id` FROM `test-project`.`shop`.`orders`";
+    assert_eq!(client.job("one", sql).await["status"]["errorResult"]["reason"], "backendError");
+    client.server.faults().clear();
+    assert_eq!(client.job("two", sql).await["status"]["errorResult"], Value::Null);
+    let job = client.check("GET", "jobs/one?location=EU", Value::Null, "200").await;
+    assert_eq!((&job["status"]["state"], job["status"]["errors"].as_array().unwrap().len()), (&json!("DONE"), 1));
 }
 
 #[tokio::test]

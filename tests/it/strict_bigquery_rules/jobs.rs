@@ -52,7 +52,7 @@ async fn statements_that_freshet_never_says_are_refused() {
         "SELECT pragma_version()",
         "SELECT `id`::text FROM `test-project`.`shop`.`orders`",
         "SELECT \"id\" + `id` FROM `test-project`.`shop`.`orders`",
-        "SELECT `id` = '1' FROM `test-project`.`shop`.`orders`",
+        "SELECT `id` BETWEEN '1' AND '2' FROM `test-project`.`shop`.`orders`",
         "SELECT * EXCLUDE (`id`) FROM `test-project`.`shop`.`orders`",
         "SELECT 'open",
         "SELECT nobody FROM `test-project`.`shop`.`orders`",
@@ -98,7 +98,7 @@ async fn a_job_runs_for_as_many_polls_as_was_asked() {
 }
 
 #[tokio::test]
-async fn results_come_in_pages() {
+async fn results_come_in_pages_for_a_day() {
     let mut client = Client::with_orders(Options::default()).await;
     client.load("orders", &orders(&[(1, "a"), (2, "b"), (3, "c")])).await;
     client.job("j", ALL).await;
@@ -108,6 +108,9 @@ async fn results_come_in_pages() {
     let page = client.check("GET", &path, Value::Null, "200").await;
     assert_eq!(page["rows"], json!([{"f": [{"v": "3"}, {"v": "c"}]}]));
     assert_eq!(page["pageToken"], Value::Null);
+    client.server.advance(chrono::TimeDelta::hours(24));
+    client.check("GET", &path, Value::Null, "404 notFound").await;
+    client.check("GET", "jobs/j?location=EU", Value::Null, "200").await;
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ async fn write(client: &mut Client, number: usize, kind: &str, value: ArrayRef) 
     let table = format!("t{number}");
     client.make(&table, json!([field("Value", kind, "NULLABLE")])).await;
     let stream = format!("projects/test-project/datasets/shop/tables/{table}/streams/_default");
-    let outcome = client.append(&stream, None, &batch(vec![("vALUE", value)])).await;
+    let outcome = client.append(&stream, None, &batch(vec![("VALUE", value)])).await;
     let rows = client.query(&format!("SELECT * FROM `test-project`.`shop`.`{table}`")).await;
     (outcome, rows["rows"][0]["f"][0]["v"].clone())
 }
@@ -64,7 +64,7 @@ async fn values_of_the_documented_types_come_back_as_they_were() {
             "99999999999999999999999999999999999999.99999999999999999999999999999999999999",
         ),
         ("BIGNUMERIC", big(i256::MINUS_ONE, 76, 38), "-0.00000000000000000000000000000000000001"),
-        ("BIGNUMERIC", big(i256::from_i128(-15), 40, 1), "-1.5"),
+        ("BIGNUMERIC", big(i256::from_i128(-15), 39, 1), "-1.5"),
     ];
     for (number, (kind, value, expected)) in cases.into_iter().enumerate() {
         let (outcome, found) = write(&mut client, number, kind, value).await;
@@ -202,7 +202,8 @@ async fn numbers_sort_as_numbers_and_times_show_as_google_shows_them() {
                MAX(UNIX_MICROS(`at`)) AS `d` FROM `test-project`.`shop`.`t`";
     let found = client.query(sql).await["rows"][0]["f"].clone();
     assert_eq!(found, json!([{"v": "-15"}, {"v": "2"}, {"v": "2"}, {"v": "1700000000000001"}]));
-    let sql = "SELECT `at` FROM `test-project`.`shop`.`t` WHERE `at` >= TIMESTAMP '1970-01-01T00:00:00.000000Z' ORDER BY `at`";
+    let sql = "SELECT `at` FROM `test-project`.`shop`.`t` \
+               WHERE `at` >= TIMESTAMP '1970-01-01T00:00:00.000000Z' ORDER BY `at`";
     let body = json!({"query": sql, "useLegacySql": false, "location": "EU"});
     let found = client.check("POST", "queries", body, "200").await["rows"].clone();
     assert_eq!(found[0]["f"][0]["v"], "0.0");

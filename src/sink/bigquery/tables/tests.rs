@@ -208,3 +208,18 @@ fn what_is_known_is_bounded() {
     assert!(known.columns(&id(KNOWN_MAX)).is_some());
     assert!(known.columns.lock().unwrap().len() <= KNOWN_MAX);
 }
+
+#[tokio::test]
+async fn tables_that_are_not_there_are_left_out_of_the_counts() {
+    let fake = Fake::start().await;
+    let id = "freshet_count_00000000-0000-0000-0000-000000000007";
+    let job = |state: &str| json!({"status": {"state": state}});
+    fake.then("GET", LOG, 200, resource(&wanted()))
+        .then("POST", "/jobs", 200, job("RUNNING"))
+        .then("GET", &format!("/jobs/{id}"), 200, job("DONE"))
+        .then("GET", &format!("/queries/{id}"), 200, json!({"jobComplete": true, "rows": [{"f": [{"v": "3"}]}]}))
+        .then("GET", "/tables/orders", 404, missing())
+        .then("GET", "/tables/orders_tombstones", 404, missing());
+    assert_eq!(row_counts(&fake.sink(), &target()).await.unwrap(), [("orders_changes".to_owned(), 3)]);
+    fake.asked();
+}

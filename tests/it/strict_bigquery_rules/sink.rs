@@ -1,0 +1,136 @@
+//! The sink and the strict server understand each other: every statement that the sink says is taken.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
+use chrono::{DateTime, TimeDelta, Utc};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::prelude::SessionContext;
+use freshet::batch::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts};
+use freshet::change::TableName;
+use freshet::clock::SystemClock;
+use freshet::config::{BigQueryConfig, Create, DatasetName, Mode, OnDelete, StorageConfig};
+use freshet::sink::bigquery::BigQuerySink;
+use freshet::sink::{Rows, Sink, Target};
+use freshet::types::ColumnType;
+
+use crate::strict_bigquery::{Options, StrictBigQuery};
+
+fn target(on_delete: OnDelete) -> Target {
+    Target {
+        source: TableName::new("shop", "orders"),
+        name: TableName::new("shop", "orders"),
+        mode: Mode::Merge,
+        key: vec!["id".into()],
+        on_delete,
+        storage: StorageConfig { immutable: vec!["value".into()], ..StorageConfig::default() },
+        descriptions: BTreeMap::new(),
+    }
+}
+
+fn sink(server: &StrictBigQuery) -> BigQuerySink {
+    let config = BigQueryConfig {
+        project: server.project().to_owned(),
+        location: "EU".to_owned(),
+        dataset: DatasetName::default(),
+        kms_key: None,
+        labels: BTreeMap::new(),
+        create: Create::Auto,
+        rest_endpoint: Some(server.rest_url()),
+        grpc_endpoint: Some(server.grpc_url()),
+    };
+    BigQuerySink::open(config, SystemClock::shared()).unwrap()
+}
+
+/// Key, value, operation and sequence.
+type Change<'a> = (i64, &'a str, &'a str, &'a str);
+
+/// Changes as the sink is given them.
+fn rows(changes: &[Change<'_>]) -> Rows {
+    let ids: Int64Array = changes.iter().map(|change| Some(change.0)).collect();
+    let strings = |of: &dyn Fn(&Change<'_>) -> String| -> ArrayRef {
+        Arc::new(changes.iter().map(|change| Some(of(change))).collect::<StringArray>())
+    };
+    let files = BinaryArray::from_iter_values(changes.iter().map(|_| [7_u8; 16]));
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(ids)),
+        ("value", strings(&|change| change.1.to_owned())),
+        ("_cdc_operation", strings(&|change| change.2.to_owned())),
+        ("_cdc_sequence", strings(&|change| change.3.to_owned())),
+        ("_cdc_file_id", Arc::new(files)),
+    ];
+    let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)));
+    let batch = batch.unwrap();
+    let named = batch
+        .schema()
+        .fields()
+        .iter()
+        .take(4)
+        .map(|field| Column {
+            name: field.name().clone(),
+            column_type: ColumnType::from_arrow(field.data_type()).unwrap(),
+        })
+        .collect();
+    let stream = RecordBatchStreamAdapter::new(batch.schema(), futures::stream::iter([Ok(batch)]));
+    Rows { columns: named, stream: Box::pin(stream) }
+}
+
+/// Carries changes all the way; what the merge did.
+async fn carry(sink: &BigQuerySink, target: &Target, number: u32, changes: &[Change<'_>]) -> MergeCounts {
+    let session = SessionContext::new();
+    let loaded_at: DateTime<Utc> = DateTime::UNIX_EPOCH + TimeDelta::days(20_000) + TimeDelta::seconds(number.into());
+    let attempt = Attempt { id: format!("a-{number}"), loaded_at };
+    let prepared = Box::pin(sink.prepare(target, &attempt, rows(changes), &session)).await.unwrap();
+    for _ in 0..2 {
+        let outcome = sink.commit(target, number.into(), &prepared).await.unwrap();
+        assert_eq!(outcome, CommitOutcome::Committed);
+    }
+    let attempt = Attempt { id: format!("m-{number}"), loaded_at };
+    let merge = MergeAttempt { attempt, batches: vec![format!("a-{number}")], loaded: (loaded_at, loaded_at) };
+    let counts = sink.merge(target, &merge, &session).await.unwrap();
+    assert_eq!(sink.merge(target, &merge, &session).await.unwrap(), counts, "a merge that is repeated is the same");
+    counts
+}
+
+fn values(server: &StrictBigQuery, table: &str) -> Vec<String> {
+    let mut out: Vec<_> = server
+        .table_rows(table)
+        .iter()
+        .map(|row| format!("{} {}", row["id"], row["value"].as_str().unwrap()))
+        .collect();
+    out.sort();
+    out
+}
+
+#[tokio::test]
+async fn changes_go_through_log_tombstones_final_table_and_view() {
+    let server = StrictBigQuery::start(Options { job_polls: 2, ..Options::default() }).await;
+    let (sink, target) = (sink(&server), target(OnDelete::Remove));
+    let first = carry(&sink, &target, 1, &[(1, "a", "I", "01"), (2, "b", "I", "02"), (1, "a2", "U", "03")]).await;
+    assert_eq!(first, MergeCounts { inserted: 2, ..MergeCounts::default() });
+    assert_eq!(values(&server, "shop.orders"), ["1 a2", "2 b"]);
+    let second = carry(&sink, &target, 2, &[(1, "a2", "D", "05"), (3, "it's", "I", "06"), (2, "b2", "U", "04")]).await;
+    assert_eq!((second.inserted, second.updated), (1, 1));
+    carry(&sink, &target, 3, &[(1, "late", "U", "04")]).await;
+    for table in ["shop.orders", "shop.orders_live"] {
+        assert_eq!(values(&server, table), ["2 b2", "3 it's"], "{table}");
+    }
+    let counts = sink.row_counts(&target).await.unwrap();
+    let expected = [("orders_changes", 7), ("orders", 2), ("orders_tombstones", 1)];
+    assert_eq!(counts, expected.map(|(name, rows)| (name.to_owned(), rows)));
+    let arrow_only = server.requests_of("AppendRows");
+    assert!(arrow_only.iter().all(|request| request.rows == Some(crate::strict_bigquery::RowFormat::Arrow)));
+}
+
+#[tokio::test]
+async fn under_mark_deleted_rows_stay_and_say_so() {
+    let server = StrictBigQuery::start(Options::default()).await;
+    let (sink, target) = (sink(&server), target(OnDelete::Mark));
+    carry(&sink, &target, 1, &[(1, "a", "I", "01"), (2, "b", "I", "02")]).await;
+    carry(&sink, &target, 2, &[(1, "a", "D", "03"), (9, "z", "D", "04")]).await;
+    for table in ["shop.orders", "shop.orders_live"] {
+        let deleted = server.table_rows(table).iter().filter(|row| row["_cdc_deleted"] == true).count();
+        assert_eq!((deleted, server.row_count(table)), (2, 3), "{table}");
+    }
+}
