@@ -17,6 +17,7 @@ mod bad_sql;
 mod bigquery_emulator;
 mod formats;
 mod gzip;
+mod load;
 mod oracle;
 mod production;
 mod query;

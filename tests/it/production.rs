@@ -1,7 +1,7 @@
 //! The way it runs in production: change files in S3, told of by SQS, through `freshet run`, into BigQuery.
 //!
-//! S3 and SQS are a server of somebody else's, BigQuery is the strict one of these tests. What the tables must be is
-//! computed here, from the changes alone.
+//! S3 and SQS are a server of somebody else's; BigQuery is one of somebody else's and the strict one of these tests.
+//! What the tables must be is computed here, from the changes alone.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
@@ -13,6 +13,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::binary;
+use crate::bqemulator::{self, BqEmulator};
 use crate::change_files::{gzipped, parquet_in_groups};
 use crate::ministack::{Messages, Ministack, Queue};
 use crate::oracle::{Numbers, shuffle};
@@ -85,24 +86,94 @@ fn file(changes: &[Change]) -> (String, Vec<u8>) {
     (key, gzipped(&parquet_in_groups(&[batch.unwrap()], 10_000)))
 }
 
+/// Where the rows go.
+enum Warehouse {
+    Strict(StrictBigQuery),
+    Emulator { server: BqEmulator, dataset: String },
+}
+
+impl Warehouse {
+    async fn strict(options: Options) -> Self {
+        Self::Strict(StrictBigQuery::start(options).await)
+    }
+
+    fn emulator() -> Self {
+        Self::Emulator { server: BqEmulator::shared(), dataset: BqEmulator::fresh_dataset() }
+    }
+
+    /// What the configuration says of it.
+    fn sink(&self) -> String {
+        let (project, location, dataset, rest, grpc) = match self {
+            Self::Strict(server) => (server.project(), "US", "{database}_cdc", server.rest_url(), server.grpc_url()),
+            Self::Emulator { server, dataset } => (
+                bqemulator::PROJECT,
+                bqemulator::LOCATION,
+                dataset.as_str(),
+                server.rest_endpoint().to_owned(),
+                server.grpc_endpoint().to_owned(),
+            ),
+        };
+        format!(
+            "{{bigquery: {{project: {project}, location: {location}, dataset: \"{dataset}\", \
+             rest_endpoint: {rest}, grpc_endpoint: {grpc}}}}}"
+        )
+    }
+
+    async fn final_rows(&self) -> BTreeMap<i64, Row> {
+        match self {
+            Self::Strict(server) if server.table("shop_cdc.orders").is_none() => BTreeMap::new(),
+            Self::Strict(server) => {
+                let row = |row: BTreeMap<String, serde_json::Value>| {
+                    let note = row["note"].as_str().unwrap().to_owned();
+                    (row["id"].as_i64().unwrap(), (row["amount"].as_i64().unwrap(), note))
+                };
+                server.table_rows("shop_cdc.orders").into_iter().map(row).collect()
+            }
+            Self::Emulator { server, dataset } if server.table(dataset, "orders").await.is_null() => BTreeMap::new(),
+            Self::Emulator { server, dataset } => {
+                let asked = format!("SELECT id, amount, note FROM `{dataset}.orders`");
+                let row = |row: Vec<String>| (row[0].parse().unwrap(), (row[1].parse().unwrap(), row[2].clone()));
+                server.query(&asked).await.into_iter().map(row).collect()
+            }
+        }
+    }
+
+    async fn log_rows(&self) -> u64 {
+        match self {
+            Self::Strict(server) => server.row_count("shop_cdc.orders_changes"),
+            Self::Emulator { server, dataset } => {
+                let asked = format!("SELECT COUNT(DISTINCT note) FROM `{dataset}.orders_changes`");
+                let distinct: u64 = server.query(&asked).await[0][0].parse().unwrap();
+                let asked = format!("SELECT COUNT(*) FROM `{dataset}.orders_changes`");
+                let rows: u64 = server.query(&asked).await[0][0].parse().unwrap();
+                assert_eq!(rows, distinct, "a change is in the log more than once");
+                rows
+            }
+        }
+    }
+}
+
 /// All that a run needs.
 struct Stage {
     aws: Ministack,
     bucket: String,
     queue: Queue,
     dead: Queue,
-    bigquery: StrictBigQuery,
+    warehouse: Warehouse,
     scene: Scene,
 }
 
 impl Stage {
-    async fn new(options: Options, more: &str) -> Self {
+    async fn strict(options: Options, more: &str) -> Self {
+        Self::new(Warehouse::strict(options).await, more).await
+    }
+
+    async fn new(warehouse: Warehouse, more: &str) -> Self {
         let aws = Ministack::shared();
         let bucket = aws.bucket("dms").await;
         let (queue, dead) = aws.queue_with_dead_letters("dms", 30, 4).await;
         aws.notify(&bucket, &queue, "cdc/", ".parquet.gz").await;
-        let stage =
-            Self { aws, bucket, queue, dead, bigquery: StrictBigQuery::start(options).await, scene: Scene::empty() };
+        let stage = Self { aws, bucket, queue, dead, warehouse, scene: Scene::empty() };
         stage.configure(more);
         stage
     }
@@ -110,17 +181,23 @@ impl Stage {
     fn configure(&self, more: &str) {
         let config = format!(
             "source: {{files: s3://{}/cdc, queue: {}, since: beginning}}\n\
-             sink: {{bigquery: {{project: {}, location: US, dataset: \"{{database}}_cdc\", rest_endpoint: {}, grpc_endpoint: {}}}}}\n\
+             sink: {}\n\
              ledger: ledger\n\
              databases: {{shop: {{tables: [{{name: orders, key: id, timestamp_column: ts}}]}}}}\n\
              pipeline_config: {{merge_every: 1s{more}}}\n",
             self.bucket,
             self.queue.url,
-            self.bigquery.project(),
-            self.bigquery.rest_url(),
-            self.bigquery.grpc_url()
+            self.warehouse.sink()
         );
         self.scene.write("freshet.yaml", config);
+    }
+
+    /// The strict server.
+    fn bigquery(&self) -> &StrictBigQuery {
+        match &self.warehouse {
+            Warehouse::Strict(server) => server,
+            Warehouse::Emulator { .. } => panic!("this stage has no strict server"),
+        }
     }
 
     async fn put(&self, changes: &[Change]) {
@@ -153,32 +230,20 @@ impl Stage {
     /// Waits until the final table is as wanted.
     async fn until_final(&self, wanted: &BTreeMap<i64, Row>) {
         for _ in 0..ASKED_MAX {
-            if self.final_rows() == *wanted {
+            if self.warehouse.final_rows().await == *wanted {
                 return;
             }
             tokio::time::sleep(ASKED_EVERY).await;
         }
-        let got = self.final_rows();
+        let got = self.warehouse.final_rows().await;
         let wrong = wanted.iter().find(|(id, row)| got.get(id) != Some(row));
         panic!("{} rows instead of {}, wanted {wrong:?}\n{}", got.len(), wanted.len(), self.log());
-    }
-
-    fn final_rows(&self) -> BTreeMap<i64, Row> {
-        if self.bigquery.table("shop_cdc.orders").is_none() {
-            return BTreeMap::new();
-        }
-        let rows = self.bigquery.table_rows("shop_cdc.orders").into_iter();
-        rows.map(|row| {
-            let note = row["note"].as_str().unwrap().to_owned();
-            (row["id"].as_i64().unwrap(), (row["amount"].as_i64().unwrap(), note))
-        })
-        .collect()
     }
 
     /// How often each change is in the log, by its note, which no other has.
     fn logged(&self) -> BTreeMap<String, usize> {
         let mut found = BTreeMap::new();
-        for row in self.bigquery.table_rows("shop_cdc.orders_changes") {
+        for row in self.bigquery().table_rows("shop_cdc.orders_changes") {
             *found.entry(row["note"].as_str().unwrap().to_owned()).or_default() += 1;
         }
         found
@@ -225,43 +290,55 @@ impl Drop for Daemon {
     }
 }
 
-#[tokio::test]
-async fn a_million_rows_in_two_hundred_files_are_there_once_each() {
-    let stage = Stage::new(Options::default(), "").await;
-    let changes = changes(1_000_000, 20_000, 1);
-    let mut files: Vec<&[Change]> = changes.chunks(5_000).collect();
+/// So many changes in 200 files, to where they go.
+async fn carry(stage: &Stage, changes: &[Change]) {
+    let mut files: Vec<&[Change]> = changes.chunks(changes.len() / 200).collect();
     shuffle(&mut files, 1);
     let daemon = stage.daemon();
     for file in files {
         stage.put(file).await;
     }
     stage.until_acknowledged().await;
-    stage.until_final(&model(&changes)).await;
-    assert_eq!(stage.bigquery.row_count("shop_cdc.orders_changes"), 1_000_000);
+    stage.until_final(&model(changes)).await;
+    assert_eq!(stage.warehouse.log_rows().await, changes.len() as u64);
     assert_eq!(daemon.end(), Some(0), "{}", stage.log());
-    let appends = stage.bigquery.requests_of("AppendRows");
-    assert!(!appends.is_empty());
-    assert!(appends.iter().all(|append| append.rows == Some(RowFormat::Arrow)), "only Arrow goes to the Write API");
     stage.expect_no_dead_letters().await;
 }
 
 #[tokio::test]
+async fn a_million_rows_in_two_hundred_files_are_there_once_each() {
+    let stage = Stage::strict(Options::default(), "").await;
+    carry(&stage, &changes(1_000_000, 20_000, 1)).await;
+    let appends = stage.bigquery().requests_of("AppendRows");
+    assert!(!appends.is_empty());
+    assert!(appends.iter().all(|append| append.rows == Some(RowFormat::Arrow)), "only Arrow goes to the Write API");
+}
+
+/// Fewer rows, as the emulator slows down with every append; `FRESHET_EMULATED_ROWS` asks for another number.
+#[tokio::test]
+async fn two_hundred_files_are_there_once_each_in_the_emulator_too() {
+    let rows = std::env::var("FRESHET_EMULATED_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(20_000);
+    let stage = Stage::new(Warehouse::emulator(), "").await;
+    carry(&stage, &changes(rows, 2_000, 5)).await;
+}
+
+#[tokio::test]
 async fn daemons_that_are_killed_and_answers_that_are_lost_lose_no_change_and_double_none() {
-    let stage = Stage::new(Options { job_polls: 1, ..Options::default() }, ", batch_size: 3").await;
+    let stage = Stage::strict(Options { job_polls: 1, ..Options::default() }, ", batch_size: 3").await;
     let commits = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&commits);
-    stage.bigquery.on_commit(move |_| _ = counted.fetch_add(1, Ordering::SeqCst));
+    stage.bigquery().on_commit(move |_| _ = counted.fetch_add(1, Ordering::SeqCst));
     for (skip, what) in [
         (1, What::LostAfter),
         (3, What::NoCommitTime),
         (5, What::LostBefore),
         (7, What::Grpc(tonic::Code::Unavailable)),
     ] {
-        stage.bigquery.faults().push(Fault::on("BatchCommitWriteStreams", what).skip(skip));
+        stage.bigquery().faults().push(Fault::on("BatchCommitWriteStreams", what).skip(skip));
     }
-    stage.bigquery.faults().push(Fault::on("AppendRows", What::LostAfter).skip(2));
-    stage.bigquery.faults().push(Fault::on("OpenAppendRows", What::CutAfterBytes(300)).skip(4));
-    stage.bigquery.faults().push(Fault::on("/jobs", What::LostAfter).skip(3));
+    stage.bigquery().faults().push(Fault::on("AppendRows", What::LostAfter).skip(2));
+    stage.bigquery().faults().push(Fault::on("OpenAppendRows", What::CutAfterBytes(300)).skip(4));
+    stage.bigquery().faults().push(Fault::on("/jobs", What::LostAfter).skip(3));
     let changes = changes(2_400, 150, 2);
     let mut files: Vec<&[Change]> = changes.chunks(40).collect();
     shuffle(&mut files, 2);
@@ -285,8 +362,8 @@ async fn daemons_that_are_killed_and_answers_that_are_lost_lose_no_change_and_do
 
 #[tokio::test]
 async fn an_outage_of_bigquery_sets_nothing_aside_and_is_caught_up_with() {
-    let stage = Stage::new(Options::default(), "").await;
-    stage.bigquery.faults().push(Fault::on("CreateWriteStream", What::Grpc(tonic::Code::Unavailable)).times(18));
+    let stage = Stage::strict(Options::default(), "").await;
+    stage.bigquery().faults().push(Fault::on("CreateWriteStream", What::Grpc(tonic::Code::Unavailable)).times(18));
     let changes = changes(600, 50, 3);
     let daemon = stage.daemon();
     for file in changes.chunks(30) {
@@ -301,8 +378,8 @@ async fn an_outage_of_bigquery_sets_nothing_aside_and_is_caught_up_with() {
 
 #[tokio::test]
 async fn what_is_not_done_when_the_daemon_ends_is_received_by_the_next_at_once() {
-    let stage = Stage::new(Options::default(), ", shutdown_grace: 2s").await;
-    stage.bigquery.faults().push(Fault::on("CreateWriteStream", What::Grpc(tonic::Code::Unavailable)).times(100_000));
+    let stage = Stage::strict(Options::default(), ", shutdown_grace: 2s").await;
+    stage.bigquery().faults().push(Fault::on("CreateWriteStream", What::Grpc(tonic::Code::Unavailable)).times(100_000));
     let changes = changes(50, 20, 4);
     stage.put(&changes).await;
     let daemon = stage.daemon();
@@ -314,7 +391,7 @@ async fn what_is_not_done_when_the_daemon_ends_is_received_by_the_next_at_once()
     }
     assert_eq!(daemon.end(), Some(0), "{}", stage.log());
     assert_eq!(stage.aws.messages(&stage.queue).await, Messages { visible: 1, in_flight: 0 }, "{}", stage.log());
-    stage.bigquery.faults().clear();
+    stage.bigquery().faults().clear();
     let daemon = stage.daemon();
     stage.until_acknowledged().await;
     stage.until_final(&model(&changes)).await;

@@ -1,0 +1,312 @@
+//! How old a change is when it is committed, step by step: from the moment its event can be received, through the
+//! daemon with 70 tables, to a sink that takes 0, 200 and 1,000 ms for each answer.
+//!
+//! `cargo bench --bench freshness` prints medians and 99th percentiles per step. Files come from memory, the ledger is a
+//! folder on disk.
+
+#![allow(clippy::expect_used, clippy::print_stdout, reason = "a bench ends where anything fails, and prints")]
+#![allow(clippy::disallowed_methods, reason = "a bench measures time")]
+
+use std::collections::{HashMap, VecDeque};
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use async_trait::async_trait;
+use datafusion::prelude::SessionContext;
+use freshet::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
+use freshet::catalog::opened::Opener;
+use freshet::change::{ChangeFile, FileFormat, FileId, FileKind, TableName};
+use freshet::clock::SystemClock;
+use freshet::config::{Config, TableConfig};
+use freshet::daemon::{Daemon, Pace};
+use freshet::error::Result;
+use freshet::ledger::Ledger;
+use freshet::pipeline::report::{Observer, Progress};
+use freshet::pipeline::{Pipeline, memory_of, staging_of};
+use freshet::sink::{Rows, Sink, Target};
+use freshet::source::{Delivery, Received, Source};
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt, path::Path};
+use parquet::arrow::ArrowWriter;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+const TABLES: usize = 70;
+/// Files per table, and the time between two of one table.
+const FILES: usize = 15;
+const EVERY: Duration = Duration::from_secs(2);
+const ROWS: i64 = 100;
+
+/// When a file reached each step.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    receivable: Instant,
+    received: Option<Instant>,
+    preparing: Option<Instant>,
+    prepared: Option<Instant>,
+    committing: Option<Instant>,
+    committed: Option<Instant>,
+}
+
+type Log = Arc<Mutex<HashMap<FileId, Times>>>;
+
+/// Files that can be received one after the other.
+struct Stream {
+    store: Arc<InMemory>,
+    coming: Mutex<VecDeque<(Instant, ChangeFile)>>,
+    log: Log,
+    open: Mutex<usize>,
+    done: Notify,
+}
+
+#[async_trait]
+impl Source for Stream {
+    async fn receive(&self) -> Result<Received> {
+        let next = self.coming.lock().expect("no panic").front().map(|(at, _)| *at);
+        match next {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+        let now = Instant::now();
+        let mut coming = self.coming.lock().expect("no panic");
+        let mut deliveries = Vec::new();
+        while deliveries.len() < 10 && coming.front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, file)) = coming.pop_front() else { break };
+            note(&self.log, file.id(), |times| times.received = Some(now));
+            deliveries.push(Delivery { receipt: file.location.clone(), files: vec![file] });
+        }
+        Ok(Received { deliveries, left: Vec::new() })
+    }
+
+    async fn acknowledge(&self, deliveries: &[Delivery]) -> Result<()> {
+        let mut open = self.open.lock().expect("no panic");
+        *open -= deliveries.len();
+        if *open == 0 {
+            self.done.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn give_back(&self, _: &[Delivery]) -> Result<()> {
+        Ok(())
+    }
+
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store) as _
+    }
+
+    fn pause(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+fn note(log: &Log, file: FileId, what: impl Fn(&mut Times)) {
+    if let Some(times) = log.lock().expect("no panic").get_mut(&file) {
+        what(times);
+    }
+}
+
+/// Takes rows, and so long for each answer.
+struct SlowSink {
+    ack: Duration,
+    log: Log,
+    attempts: Mutex<HashMap<String, Vec<FileId>>>,
+}
+
+#[async_trait]
+impl Sink for SlowSink {
+    fn describe(&self) -> String {
+        "nowhere".into()
+    }
+
+    async fn prepare(&self, _: &Target, attempt: &Attempt, rows: Rows, _: &SessionContext) -> Result<Prepared> {
+        let begun = Instant::now();
+        let batches: Vec<RecordBatch> = rows.stream.try_collect().await.map_err(freshet::error::Error::of_rows)?;
+        tokio::time::sleep(self.ack).await;
+        let mut files: Vec<FileId> = Vec::new();
+        for batch in &batches {
+            for id in batch.column(batch.num_columns() - 1).as_binary::<i32>().iter().flatten() {
+                let id = FileId(id.try_into().expect("16 bytes"));
+                if files.last() != Some(&id) {
+                    files.push(id);
+                }
+            }
+        }
+        for file in &files {
+            note(&self.log, *file, |times| (times.preparing, times.prepared) = (Some(begun), Some(Instant::now())));
+        }
+        let count = batches.iter().map(RecordBatch::num_rows).sum::<usize>() as u64;
+        self.attempts.lock().expect("no panic").insert(attempt.id.clone(), files);
+        let staged = serde_json::json!({ "attempt": attempt.id });
+        Ok(Prepared { rows: count, bytes: 0, columns: rows.columns, staged })
+    }
+
+    async fn commit(&self, _: &Target, _: u64, prepared: &Prepared) -> Result<CommitOutcome> {
+        let begun = Instant::now();
+        tokio::time::sleep(self.ack).await;
+        let attempt = prepared.staged["attempt"].as_str().expect("our own");
+        for file in self.attempts.lock().expect("no panic").remove(attempt).unwrap_or_default() {
+            note(&self.log, file, |times| (times.committing, times.committed) = (Some(begun), Some(Instant::now())));
+        }
+        Ok(CommitOutcome::Committed)
+    }
+
+    async fn merge(&self, _: &Target, _: &MergeAttempt, _: &SessionContext) -> Result<MergeCounts> {
+        Ok(MergeCounts::default())
+    }
+
+    async fn row_counts(&self, _: &Target) -> Result<Vec<(String, u64)>> {
+        Ok(Vec::new())
+    }
+}
+
+struct Silent;
+
+impl Observer for Silent {
+    fn tell(&self, progress: &Progress<'_>) {
+        if let Progress::TableStopped { error, .. } | Progress::Failing { error, .. } = progress {
+            println!("{}", error.report());
+        }
+    }
+}
+
+fn main() {
+    println!(
+        "{TABLES} tables, a file of {ROWS} rows every {EVERY:?} each, {FILES} files each; milliseconds, p50 / p99"
+    );
+    println!(
+        "{:>8} {:>12} {:>12} {:>12} {:>12} {:>12} {:>14}",
+        "ack", "receive", "wait+open", "prepare", "claim", "commit", "all"
+    );
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    for ack in [0, 200, 1_000] {
+        let log = runtime.block_on(run(Duration::from_millis(ack)));
+        tell(ack, &log);
+    }
+}
+
+async fn run(ack: Duration) -> Log {
+    let log: Log = Log::default();
+    let store = Arc::new(InMemory::new());
+    let coming = Mutex::new(files(&store, &log).await);
+    let source = Arc::new(Stream {
+        store,
+        coming,
+        log: Arc::clone(&log),
+        open: Mutex::new(TABLES * FILES),
+        done: Notify::new(),
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = Config::for_folder("memory");
+    let keyed = TableConfig { key: Some(vec!["id".into()]), ..TableConfig::default() };
+    config.tables = (0..TABLES).map(|table| (name(table), keyed.clone())).collect();
+    config.pipeline.merge_every = Duration::from_secs(60);
+    let clock = SystemClock::shared();
+    let ledger = Ledger::open(folder.path().to_str().expect("UTF-8"), "nowhere", Arc::clone(&clock)).await;
+    let shutdown = CancellationToken::new();
+    let pipeline = Pipeline {
+        opener: Opener::new(source.store(), staging_of(&config)),
+        memory: memory_of(&config),
+        observer: Arc::new(Silent),
+        sink: Arc::new(SlowSink { ack, log: Arc::clone(&log), attempts: Mutex::default() }),
+        config: Arc::new(config),
+        ledger: ledger.expect("a ledger"),
+        clock,
+        shutdown: shutdown.clone(),
+    };
+    let daemon = tokio::spawn(Daemon::new(pipeline, Arc::clone(&source) as _, Pace::default()).run());
+    source.done.notified().await;
+    shutdown.cancel();
+    daemon.await.expect("no panic").expect("it runs");
+    log
+}
+
+fn name(table: usize) -> TableName {
+    TableName::new("bench", format!("table_{table:02}"))
+}
+
+/// Every table's files, spread evenly over time.
+async fn files(store: &InMemory, log: &Log) -> VecDeque<(Instant, ChangeFile)> {
+    let start = Instant::now() + Duration::from_secs(1);
+    let step = EVERY / u32::try_from(TABLES).expect("few tables");
+    let mut coming = VecDeque::new();
+    for number in 0..TABLES * FILES {
+        let at = start + step * u32::try_from(number).expect("few files");
+        let path = Path::from(format!("file_{number}.parquet.gz"));
+        let bytes = content(i64::try_from(number).expect("few files") * ROWS);
+        let size = bytes.len() as u64;
+        store.put(&path, bytes.into()).await.expect("memory takes all");
+        let time_ms = 1_700_000_000_000 + i64::try_from(number).expect("few files");
+        let file = ChangeFile {
+            location: format!("memory://{path}"),
+            path: path.to_string(),
+            size,
+            version: "1".into(),
+            e_tag: None,
+            modified_ms: time_ms,
+            table: name(number % TABLES),
+            kind: FileKind::Cdc,
+            format: FileFormat::Parquet,
+            gzip: true,
+            time_ms,
+            rows: None,
+        };
+        let times = Times {
+            receivable: at,
+            received: None,
+            preparing: None,
+            prepared: None,
+            committing: None,
+            committed: None,
+        };
+        log.lock().expect("no panic").insert(file.id(), times);
+        coming.push_back((at, file));
+    }
+    coming
+}
+
+fn content(first: i64) -> Vec<u8> {
+    let columns: [(&str, ArrayRef); 3] = [
+        ("Op", Arc::new(StringArray::from_iter_values((0..ROWS).map(|_| "I")))),
+        ("id", Arc::new(Int64Array::from_iter_values(first..first + ROWS))),
+        ("note", Arc::new(StringArray::from_iter_values((0..ROWS).map(|row| format!("note {row}"))))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).expect("a writer");
+    writer.write(&batch).expect("memory takes all");
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+    encoder.write_all(&writer.into_inner().expect("a file")).expect("memory takes all");
+    encoder.finish().expect("memory takes all")
+}
+
+fn tell(ack: u64, log: &Log) {
+    type Step = fn(&Times) -> (Option<Instant>, Option<Instant>);
+    let steps: [Step; 6] = [
+        |times| (Some(times.receivable), times.received),
+        |times| (times.received, times.preparing),
+        |times| (times.preparing, times.prepared),
+        |times| (times.prepared, times.committing),
+        |times| (times.committing, times.committed),
+        |times| (Some(times.receivable), times.committed),
+    ];
+    let log = log.lock().expect("no panic");
+    let of = |step: &Step| {
+        let mut taken: Vec<Duration> = log
+            .values()
+            .map(step)
+            .map(|(from, to)| to.expect("every file was committed").duration_since(from.expect("a start")))
+            .collect();
+        taken.sort_unstable();
+        let at = |share: usize| taken[(taken.len() * share / 100).min(taken.len() - 1)].as_millis();
+        format!("{} / {}", at(50), at(99))
+    };
+    let told: Vec<String> = steps.iter().map(of).collect();
+    println!(
+        "{ack:>5} ms {:>12} {:>12} {:>12} {:>12} {:>12} {:>14}",
+        told[0], told[1], told[2], told[3], told[4], told[5]
+    );
+}
