@@ -159,6 +159,10 @@ impl Sink for SlowSink {
         Ok(MergeCounts::default())
     }
 
+    fn merges_here(&self) -> bool {
+        false
+    }
+
     async fn row_counts(&self, _: &Target) -> Result<Vec<(String, u64)>> {
         Ok(Vec::new())
     }
@@ -210,7 +214,7 @@ async fn run(ack: Duration) -> Log {
     let shutdown = CancellationToken::new();
     let pipeline = Pipeline {
         opener: Opener::new(source.store(), staging_of(&config)),
-        memory: memory_of(&config),
+        memory: memory_of(&config, freshet::daemon::tables_at_once(&config)),
         observer: Arc::new(Silent),
         sink: Arc::new(SlowSink { ack, log: Arc::clone(&log), attempts: Mutex::default() }),
         config: Arc::new(config),

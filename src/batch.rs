@@ -80,6 +80,8 @@ pub struct MergeAttempt {
     pub attempt: Attempt,
     /// The `_cdc_batch` values whose rows are merged.
     pub batches: Vec<String>,
+    /// How many rows of the log that is: a merge that finds fewer must not be taken for done.
+    pub rows: u64,
     /// The earliest and the latest `_cdc_loaded_at` of those rows: no row of them lies outside.
     pub loaded: (DateTime<Utc>, DateTime<Utc>),
 }

@@ -11,8 +11,8 @@ use crate::cli::summary::{summary, tell_trouble};
 use crate::cli::{ConfigArgs, Ended, say, tell};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, SinkConfig};
-use crate::daemon::{Daemon, Pace};
-use crate::error::{Error, Result};
+use crate::daemon::{self, Daemon, Pace};
+use crate::error::{Error, Kind, Result};
 use crate::ledger::{Ledger, State};
 use crate::observe::progress;
 use crate::pipeline::report::Observer;
@@ -22,6 +22,9 @@ use crate::sink::bigquery::BigQuerySink;
 use crate::sink::delta::DeltaSink;
 use crate::source::folder::KnownFiles;
 use crate::source::{self, Delivery, Source};
+
+/// Most deliveries of one run.
+const DELIVERIES_MAX: usize = 500_000;
 
 /// Carries change files through their tables' SQL to the sink, as they come
 ///
@@ -53,9 +56,10 @@ pub(super) async fn run(args: RunArgs) -> Result<Ended> {
     let known = Arc::new(LedgerFiles::read(&ledger).await?);
     let source = source::open(&config, Some(ledger.created()), known, &clock).await?;
     let observer: Arc<dyn Observer> = if args.once { progress::for_stderr().into() } else { Arc::new(progress::Lines) };
+    let tables_at_once = if args.once { config.pipeline.tables_at_once } else { daemon::tables_at_once(&config) };
     let pipeline = Pipeline {
         opener: Opener::new(source.store(), staging_of(&config)),
-        memory: memory_of(&config),
+        memory: memory_of(&config, tables_at_once),
         observer,
         config: Arc::new(config),
         sink,
@@ -101,16 +105,28 @@ async fn once(pipeline: Pipeline, source: Arc<dyn Source>) -> Result<Ended> {
     Ok(if report.clean() && left.is_empty() { Ended::Fine } else { Ended::Troubled })
 }
 
-/// Everything the source has now.
+/// Everything the source has now, up to a bound.
 async fn receive_all(source: &dyn Source, shutdown: &CancellationToken) -> Result<(Vec<Delivery>, Vec<Error>)> {
     let (mut deliveries, mut left) = (Vec::new(), Vec::new());
     while !shutdown.is_cancelled() {
-        let received = source.receive().await?;
+        let received = match source.receive().await {
+            Ok(received) => received,
+            // What is in hand is carried before anything else is asked for.
+            Err(error) if error.kind() == Kind::Retry && !deliveries.is_empty() => {
+                left.push(error);
+                break;
+            }
+            Err(error) => return Err(error),
+        };
         left.extend(received.left);
         if received.deliveries.is_empty() {
             break;
         }
         deliveries.extend(received.deliveries);
+        if deliveries.len() >= DELIVERIES_MAX {
+            left.push(Error::retry("there is more than one run carries").hint("run again, or run the daemon"));
+            break;
+        }
     }
     Ok((deliveries, left))
 }

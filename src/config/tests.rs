@@ -525,7 +525,7 @@ fn bigquery_needs_a_project_and_a_region_and_gives_each_database_its_dataset() {
     refuse(
         &format!("{}\ndatabases: {{a: {{tables: [{{name: t}}]}}, b: {{tables: [{{name: T}}]}}}}", sink(", dataset: w")),
         "`databases.b.tables[T]` writes the same target as `databases.a.tables[t]`",
-        Some((3, 52)),
+        Some((3, 53)),
         "another `target`",
     );
 }

@@ -86,6 +86,18 @@ impl Circuit {
         self.tell(true);
     }
 
+    /// A table will neither fail nor succeed for a while: it stopped, or has nothing to do. So it is no probe, and
+    /// if it was, the others are let to see for themselves.
+    pub(super) fn rests(&self, table: &TableName) {
+        let mut state = self.locked();
+        state.failing.remove(table);
+        let probed = state.open.take_if(|open| open.probe == *table).is_some();
+        drop(state);
+        if probed {
+            self.tell(true);
+        }
+    }
+
     fn tell(&self, closed: bool) {
         if self.closed.send_if_modified(|known| std::mem::replace(known, closed) != closed) {
             if closed {
@@ -199,6 +211,20 @@ mod tests {
         assert_eq!(bench.fails("bad", 129), Verdict::TryAgain);
         assert_eq!(bench.fails("bad", 130), Verdict::Hold);
         assert!(bench.is_closed());
+    }
+
+    #[test]
+    fn a_probe_that_rests_leaves_the_probing_to_others() {
+        let bench = Bench::new();
+        bench.fails("a", 0);
+        bench.fails("a", 10);
+        bench.0.rests(&table("b"));
+        assert!(!bench.is_closed(), "only the probe counts");
+        bench.0.rests(&table("a"));
+        assert!(bench.is_closed() && bench.0.lets(&table("b")));
+        bench.fails("b", 20);
+        assert_eq!(bench.fails("b", 30), Verdict::TryAgain);
+        assert!(!bench.is_closed(), "nothing had succeeded: another probes");
     }
 
     #[test]

@@ -13,11 +13,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::change::{ChangeFile, TableName};
+use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::Pipeline;
 use crate::pipeline::report::Progress;
 use crate::source::{Received, Source};
 
+mod agenda;
 mod circuit;
 mod flight;
 mod pace;
@@ -40,6 +42,15 @@ const GIVING_BACK: Duration = Duration::from_secs(5);
 /// How often the daemon says how it stands.
 const STANDING_EVERY: Duration = Duration::from_secs(60);
 
+/// A batch as large as one may be takes so many shares of what `tables_at_once` gives, a small one takes one: most
+/// of a small batch's time is waiting for answers, which takes nothing.
+const SHARES: u16 = 16;
+
+/// How many tables may run at once if their batches are small.
+pub fn tables_at_once(config: &Config) -> usize {
+    config.pipeline.tables_at_once.max(1).saturating_mul(usize::from(SHARES))
+}
+
 /// What the daemon did from its start to its end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -58,6 +69,7 @@ pub struct Daemon {
     pipeline: Pipeline,
     source: Arc<dyn Source>,
     circuit: Arc<Circuit>,
+    /// Shares of what may run at once, see [`SHARES`].
     slots: Arc<Semaphore>,
     flight: Flight,
     workers: BTreeMap<TableName, mpsc::UnboundedSender<Vec<ChangeFile>>>,
@@ -73,7 +85,7 @@ impl Daemon {
     /// A daemon that carries what `source` delivers.
     pub fn new(pipeline: Pipeline, source: Arc<dyn Source>, pace: Pace) -> Self {
         Self {
-            slots: Arc::new(Semaphore::new(pipeline.config.pipeline.tables_at_once.max(1))),
+            slots: Arc::new(Semaphore::new(tables_at_once(&pipeline.config))),
             pipeline,
             source,
             circuit: Arc::new(Circuit::new(pace)),
@@ -112,7 +124,17 @@ impl Daemon {
         let teller = Teller::start(Arc::clone(&self.source));
         let outcome = self.attend(&mut arrivals, &teller).await;
         receiver.abort();
-        self.end(teller).await;
+        // Where it was aborted that is what it says.
+        let _ = receiver.await;
+        while let Ok(Ok(received)) = arrivals.try_recv() {
+            // Nobody works on it any more: it is given back with the rest.
+            self.totals.received += received.deliveries.len() as u64;
+            received.deliveries.into_iter().for_each(|delivery| _ = self.flight.add(delivery));
+        }
+        let most = self.pipeline.config.pipeline.shutdown_grace + GIVING_BACK;
+        if tokio::time::timeout(most, self.end(teller)).await.is_err() {
+            tracing::warn!("the source does not answer; what is in hand comes again later");
+        }
         outcome.map(|()| self.totals)
     }
 
@@ -244,6 +266,9 @@ impl Daemon {
         self.totals.given_back += rest.len() as u64;
         teller.give_back(rest).await;
         teller.end(end).await;
+        if let Err(error) = self.source.close().await {
+            tracing::warn!(error = error.report(), "messages could not be given back; they come again later");
+        }
     }
 
     fn say_standing(&self) {

@@ -19,6 +19,8 @@ pub struct Pace {
     pub held_after: Duration,
     /// The circuit is open this long for one table alone before that is held.
     pub alone_max: Duration,
+    /// How often a table looks into its chain for what other daemons left there.
+    pub looks_every: Duration,
 }
 
 impl Default for Pace {
@@ -31,6 +33,7 @@ impl Default for Pace {
             opens_after: Duration::from_secs(10),
             held_after: Duration::from_secs(60),
             alone_max: Duration::from_secs(120),
+            looks_every: Duration::from_secs(60),
         }
     }
 }

@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Daemon, Pace, Totals};
 use crate::catalog::samples::orders;
 use crate::change::{ChangeFile, TableName};
+use crate::config::Order;
 use crate::error::{Error, Result};
+use crate::ledger::Opening;
 use crate::pipeline::tests::fake::{FakeSink, Fault, Told, World};
 use crate::source::{Delivery, Received, Source};
 
@@ -117,6 +119,7 @@ fn hurried() -> Pace {
         opens_after: ms(1),
         held_after: ms(60_000),
         alone_max: ms(60_000),
+        looks_every: ms(20),
     }
 }
 
@@ -278,5 +281,78 @@ async fn a_source_that_can_never_be_received_from_ends_the_daemon_and_one_that_c
     queue.send("1", &[world.file("a", &["I,1,x"]).await]);
     let running = Running::start(&world, &sink, &queue, hurried()).await;
     running.queue.until_acknowledged(&["1"]).await;
+    running.end().await.unwrap();
+}
+
+/// Waits until these rows are committed; long before that would be a failure, so that a test ends.
+async fn until_committed(sink: &FakeSink, rows: &[&str]) {
+    let done = async {
+        while sink.committed() != rows {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(20), done).await;
+    assert!(waited.is_ok(), "committed are only {:?}", sink.committed());
+}
+
+#[tokio::test]
+async fn a_file_acknowledged_while_its_intent_is_open_is_carried_anew_where_its_rows_are_lost() {
+    let (world, sink, queue) = hurried_world();
+    FakeSink::script(&sink.commit, &[Fault::User, Fault::Lost]);
+    queue.send("1", &[world.file("a", &["I,1,x"]).await]);
+    let running = Running::start(&world, &sink, &queue, hurried()).await;
+    queue.until_acknowledged(&["1"]).await;
+    until_committed(&sink, &["mem/a.csv 1"]).await;
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_arrives_while_a_stopped_table_tries_again_leaves_nothing_behind_in_the_chain() {
+    let (world, sink, queue) = hurried_world();
+    FakeSink::script(&sink.prepare, &[Fault::User]);
+    FakeSink::script(&sink.prepare, &[Fault::Retry; 40]);
+    queue.send("1", &[world.file("a", &["I,1,x"]).await]);
+    let patient = Pace { opens_after: Duration::from_secs(600), ..hurried() };
+    let running = Running::start(&world, &sink, &queue, patient).await;
+    while sink.calls("prepare") < 2 {
+        tokio::task::yield_now().await;
+    }
+    queue.send("2", &[world.file("b", &["I,2,y"]).await]);
+    queue.until_acknowledged(&["1", "2"]).await;
+    until_committed(&sink, &["mem/a.csv 1", "mem/b.csv 2"]).await;
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_another_daemon_left_in_the_chain_is_carried_although_nothing_arrives() {
+    let (world, sink, queue) = hurried_world();
+    queue.send("1", &[world.file("a", &["I,1,x"]).await]);
+    let running = Running::start(&world, &sink, &queue, hurried()).await;
+    queue.until_acknowledged(&["1"]).await;
+    let opening = Opening { order: Order::BestEffort, target: orders() };
+    let mut other = world.ledger().await.table(&orders(), opening).await.unwrap();
+    other.hold(&[world.file("b", &["I,2,y"]).await]).await.unwrap();
+    until_committed(&sink, &["mem/a.csv 1", "mem/b.csv 2"]).await;
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_probe_that_stops_does_not_keep_all_other_tables_from_working() {
+    let (mut world, _, queue) = hurried_world();
+    let good = TableName::new("shop", "users");
+    world.list(good.clone());
+    let sink = Arc::new(FakeSink { only: Some(orders()), ..FakeSink::default() });
+    FakeSink::script(&sink.prepare, &[Fault::Retry; 3]);
+    FakeSink::script(&sink.prepare, &[Fault::User; 100_000]);
+    queue.send("1", &[world.file("a", &["I,1,x"]).await]);
+    let running = Running::start(&world, &sink, &queue, hurried()).await;
+    queue.until_acknowledged(&["1"]).await;
+    for name in ["b", "c"] {
+        let mut file = world.file(name, &["I,2,y"]).await;
+        file.table = good.clone();
+        queue.send(name, &[file]);
+    }
+    let waited = tokio::time::timeout(Duration::from_secs(20), queue.until_acknowledged(&["b", "c"])).await;
+    assert!(waited.is_ok(), "one table that must be mended stops all");
     running.end().await.unwrap();
 }

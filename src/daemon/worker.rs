@@ -1,27 +1,25 @@
 //! One table's task in the daemon: it gathers files, carries them batch by batch as slots come free, merges when
 //! that is due, and knows how to wait, to let go and to be held.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinError;
 use tokio::time::Instant;
 
-use crate::batch;
 use crate::change::{ChangeFile, FileId, TableName};
+use crate::daemon::SHARES;
+use crate::daemon::agenda::{Agenda, Merged};
 use crate::daemon::circuit::{Circuit, Verdict};
 use crate::daemon::pace::Pace;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::Pipeline;
 use crate::pipeline::report::{Progress, TableReport};
 use crate::pipeline::setup;
-use crate::pipeline::table_run::{Merging, TableRun};
+use crate::pipeline::table_run::{MergeWork, Merging, TableRun};
 
-/// Tries of a file that cannot be read before it is let go, to come again when its source thinks fit.
-const UNREAD_TRIES_MAX: u32 = 8;
 /// Files of a table that can neither be carried nor held which stay in hand.
 const KEPT_MAX: usize = 1_000;
 
@@ -42,189 +40,238 @@ pub(super) struct Worker {
     pub(super) table: TableName,
     pub(super) inbox: mpsc::UnboundedReceiver<Vec<ChangeFile>>,
     pub(super) answers: mpsc::Sender<Answer>,
-    /// As many as tables may run side by side.
+    /// Shares of what may run at once.
     pub(super) slots: Arc<Semaphore>,
     pub(super) circuit: Arc<Circuit>,
     pub(super) pace: Pace,
 }
 
-/// What the task remembers between its turns.
-struct Memory {
-    pace: Pace,
-    run: Option<TableRun>,
-    in_hand: HashMap<FileId, Waiting>,
-    /// When the first of the files that may be carried now arrived.
-    since: Option<Instant>,
-    /// No turn before this moment, after a failure.
-    not_before: Instant,
-    pause: Duration,
-    /// Whether the table is held: new files go into its chain.
-    held: bool,
-    merge_at: Option<Instant>,
-    merged_at: Option<Instant>,
-    /// Whether a turn is due although no file is.
-    turn_due: bool,
+/// Merges beside the batches. Where that takes this machine's memory it takes all shares of a large batch.
+async fn merge(work: MergeWork, slots: Arc<Semaphore>, here: bool) -> Merged {
+    let shares = if here { SHARES } else { 1 };
+    // The slots are never closed.
+    let _slot = slots.acquire_many_owned(shares.into()).await;
+    let outcome = work.run().await;
+    (work, outcome)
 }
 
-/// A file in hand.
-struct Waiting {
-    file: ChangeFile,
-    /// How often it could not be read, and when it may be tried again.
-    unread: u32,
-    not_before: Instant,
+/// The shares of a batch of so many bytes.
+fn shares_of(bytes: u64, bytes_max: u64) -> u16 {
+    let shares = bytes.saturating_mul(SHARES.into()) / bytes_max.max(1);
+    u16::try_from(shares).unwrap_or(SHARES).clamp(1, SHARES)
 }
 
 impl Worker {
     /// Works until the daemon shuts down.
     pub(super) async fn work(mut self) {
-        let mut memory = Memory::new(self.pace, Instant::now());
+        let mut agenda = Agenda::new(self.pace, Instant::now());
         let mut closed = self.circuit.closed();
         let shutdown = self.pipeline.shutdown.clone();
         loop {
-            let due = if self.circuit.lets(&self.table) { memory.due(&self.pipeline) } else { None };
+            let due = if self.circuit.lets(&self.table) { agenda.due(&self.pipeline) } else { None };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
+                Some(ended) = agenda.merges.join_next() => self.merged(&mut agenda, ended).await,
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.turn(&mut memory).await;
+                    self.turn(&mut agenda).await;
                 }
                 files = self.inbox.recv() => match files {
-                    Some(files) => self.arrive(&mut memory, files).await,
+                    Some(files) => self.arrive(&mut agenda, files).await,
                     None => return,
                 },
                 changed = closed.changed() => match changed {
-                    Ok(()) => memory.turn_due |= memory.run.is_none(),
+                    Ok(()) => agenda.turn_due |= agenda.run.is_none(),
                     Err(_) => return,
                 },
             }
         }
     }
 
-    async fn arrive(&mut self, memory: &mut Memory, files: Vec<ChangeFile>) {
-        memory.take_in_hand(files, Instant::now());
-        if memory.held {
-            self.hold(memory).await;
+    async fn arrive(&mut self, agenda: &mut Agenda, files: Vec<ChangeFile>) {
+        agenda.take_in_hand(files, Instant::now());
+        if agenda.held {
+            self.hold(agenda).await;
         } else if !self.circuit.lets(&self.table) {
-            self.let_go(memory).await;
+            self.let_go(agenda).await;
         }
     }
 
-    /// Carries one batch, or merges, or looks after what is open.
-    async fn turn(&mut self, memory: &mut Memory) {
-        let slots = Arc::clone(&self.slots);
-        let slot = tokio::select! {
-            slot = slots.acquire_owned() => slot,
-            () = self.pipeline.shutdown.cancelled() => return,
-        };
+    /// Carries one batch, begins a merge, or looks after what is open.
+    async fn turn(&mut self, agenda: &mut Agenda) {
+        let Some(slot) = self.slot(agenda).await else { return };
         if !self.circuit.lets(&self.table) {
             return;
         }
-        while let Ok(files) = self.inbox.try_recv() {
-            memory.take_in_hand(files, Instant::now());
-        }
         let mut report = TableReport::default();
-        let outcome = match AssertUnwindSafe(self.round(memory, &mut report)).catch_unwind().await {
+        let outcome = match AssertUnwindSafe(self.round(agenda, &mut report)).catch_unwind().await {
             Ok(outcome) => outcome,
             Err(_) => Err(Error::bug("the table's run broke down")),
         };
         drop(slot);
-        self.settle(memory, outcome.map_err(|error| error.in_table(&self.table))).await;
+        self.settle(agenda, outcome.map_err(|error| error.in_table(&self.table))).await;
     }
 
-    async fn round(&mut self, memory: &mut Memory, report: &mut TableReport) -> Result<()> {
-        let now = Instant::now();
-        if memory.run.is_none() {
-            let runtime = setup::runtime(&self.pipeline.config, self.pipeline.memory.table_pool())?;
-            let mut run = TableRun::open(self.pipeline.clone(), &self.table, runtime).await?;
-            let held = run.ledger().state().held().cloned().collect();
-            memory.run = Some(run);
-            memory.take_in_hand(held, now);
+    /// The shares that the next batch takes; None where the daemon shuts down.
+    async fn slot(&mut self, agenda: &mut Agenda) -> Option<OwnedSemaphorePermit> {
+        let bytes_max = self.pipeline.config.pipeline.limits.bytes_max;
+        loop {
+            let shares = shares_of(agenda.bytes(), bytes_max);
+            let slots = Arc::clone(&self.slots);
+            let slot = tokio::select! {
+                slot = slots.acquire_many_owned(shares.into()) => slot.ok()?,
+                () = self.pipeline.shutdown.cancelled() => return None,
+            };
+            while let Ok(files) = self.inbox.try_recv() {
+                agenda.take_in_hand(files, Instant::now());
+            }
+            // What came while it waited may make a larger batch. Taking more while holding some could lock up.
+            if shares_of(agenda.bytes(), bytes_max) <= shares {
+                return Some(slot);
+            }
         }
-        let files = memory.next_batch(&self.table, &self.pipeline, now);
-        let merging = memory.merging(now);
-        let Some(run) = &mut memory.run else { return Err(Error::bug("a table was to run that is not open")) };
-        run.round(files, merging, report).await
+    }
+
+    async fn round(&mut self, agenda: &mut Agenda, report: &mut TableReport) -> Result<()> {
+        let now = Instant::now();
+        match &mut agenda.run {
+            // Other daemons, and this one while the table was stopped, may have left files in the chain.
+            Some(run) => _ = run.ledger().refresh().await?,
+            None => {
+                let runtime = setup::runtime(&self.pipeline.config, self.pipeline.memory.table_pool())?;
+                agenda.run = Some(TableRun::open(self.pipeline.clone(), &self.table, runtime).await?);
+            }
+        }
+        agenda.take_held(now);
+        let files = agenda.next_batch(&self.table, &self.pipeline, now);
+        let Some(run) = &mut agenda.run else { return Err(Error::bug("a table was to run that is not open")) };
+        run.round(files, Merging::Later, report).await?;
+        if agenda.merge_at.is_some_and(|at| at <= now) && agenda.merges.is_empty() {
+            agenda.merge_at = None;
+            if let Some(work) = run.begin_merge().await? {
+                agenda.merges.spawn(merge(work, Arc::clone(&self.slots), self.pipeline.sink.merges_here()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Draws the consequences of a merge.
+    async fn merged(&mut self, agenda: &mut Agenda, ended: std::result::Result<Merged, JoinError>) {
+        let now = Instant::now();
+        agenda.merged_at = Some(now);
+        let outcome = match (ended, &mut agenda.run) {
+            (Ok((work, Ok(counts))), Some(run)) => run.end_merge(&work, counts).await.map(|_| ()),
+            (Ok((_, Err(error))), _) => Err(error),
+            // Whoever opens the table next finds the merge open, and finishes it.
+            (Ok((_, Ok(_))), None) => Ok(()),
+            (Err(cause), _) => Err(Error::bug("the table's merge broke down").because(cause)),
+        };
+        if let Err(error) = &outcome
+            && error.kind() == Kind::Retry
+        {
+            agenda.merge_at = Some(now);
+        }
+        self.conclude(agenda, outcome.map_err(|error| error.in_table(&self.table)), true).await;
     }
 
     /// Draws the consequences of a round.
-    async fn settle(&mut self, memory: &mut Memory, outcome: Result<()>) {
+    async fn settle(&mut self, agenda: &mut Agenda, outcome: Result<()>) {
         let now = Instant::now();
-        let (finished, left) = match &mut memory.run {
+        let (finished, left) = match &mut agenda.run {
             Some(run) => (run.take_finished(), run.take_left()),
             None => Default::default(),
         };
         let progressed = !finished.is_empty();
-        memory.turn_due = false;
-        memory.forget(&finished);
+        agenda.turn_due = false;
+        agenda.look_at = now + self.pace.looks_every;
+        agenda.forget(&finished);
+        agenda.take_held(now);
         self.answer(Answer::Done(finished.into_iter().collect())).await;
-        let given_up = memory.put_off(&left, now);
+        let given_up = agenda.put_off(&left, now);
         self.answer(Answer::Leave(given_up)).await;
-        match outcome {
+        let outcome = match outcome {
             Ok(()) if !left.is_empty() && !progressed => {
-                let error = Error::retry("none of the batch's files can be read now").in_table(&self.table);
-                self.failed(memory, error).await;
+                Err(Error::retry("none of the batch's files can be read now").in_table(&self.table))
             }
+            outcome => outcome,
+        };
+        self.conclude(agenda, outcome, progressed).await;
+    }
+
+    /// What succeeded without doing anything `proved` nothing.
+    async fn conclude(&mut self, agenda: &mut Agenda, outcome: Result<()>, proved: bool) {
+        let now = Instant::now();
+        match outcome {
             Ok(()) => {
-                self.circuit.succeeded(&self.table, now);
-                memory.succeeded(now, self.pipeline.config.pipeline.merge_every);
+                if proved {
+                    self.circuit.succeeded(&self.table, now);
+                } else if agenda.merges.is_empty() {
+                    self.circuit.rests(&self.table);
+                }
+                agenda.succeeded(now, self.pipeline.config.pipeline.merge_every);
             }
-            Err(error) if matches!(error.kind(), Kind::Retry | Kind::Fenced) => self.failed(memory, error).await,
-            Err(error) => self.stop(memory, error).await,
+            Err(error) if matches!(error.kind(), Kind::Retry | Kind::Fenced) => self.failed(agenda, error).await,
+            Err(error) => self.stop(agenda, error).await,
         }
     }
 
     /// Something failed that may succeed at any time.
-    async fn failed(&mut self, memory: &mut Memory, error: Error) {
+    async fn failed(&mut self, agenda: &mut Agenda, error: Error) {
         let now = Instant::now();
         match self.circuit.failed(&self.table, now) {
             Verdict::TryAgain => {
-                self.tell(&Progress::Failing { table: &self.table, error: &error, pause: memory.pause });
-                memory.wait(self.pipeline.clock.jittered(memory.pause), now);
-                memory.pause = (memory.pause * 2).min(self.pace.pause_max);
+                self.tell(&Progress::Failing { table: &self.table, error: &error, pause: agenda.pause });
+                agenda.wait(self.pipeline.clock.jittered(agenda.pause), now);
+                agenda.pause = (agenda.pause * 2).min(self.pace.pause_max);
             }
-            Verdict::LetGo => self.let_go(memory).await,
-            Verdict::Hold => self.stop(memory, error).await,
+            Verdict::LetGo => self.let_go(agenda).await,
+            Verdict::Hold => self.stop(agenda, error).await,
         }
     }
 
     /// The table stops: its files are held, and it is tried again later.
-    async fn stop(&mut self, memory: &mut Memory, error: Error) {
+    async fn stop(&mut self, agenda: &mut Agenda, error: Error) {
         self.tell(&Progress::TableStopped { table: &self.table, error: &error });
-        memory.stop(Instant::now());
-        self.hold(memory).await;
+        self.circuit.rests(&self.table);
+        agenda.stop(Instant::now());
+        self.hold(agenda).await;
     }
 
     /// Writes what is in hand into the table's chain, from where it comes back.
-    async fn hold(&mut self, memory: &mut Memory) {
-        if memory.in_hand.is_empty() {
+    async fn hold(&mut self, agenda: &mut Agenda) {
+        if agenda.in_hand.is_empty() {
             return;
         }
-        let files: Vec<ChangeFile> = memory.in_hand.values().map(|waiting| waiting.file.clone()).collect();
-        match self.write_held(&files).await {
+        let files: Vec<ChangeFile> = agenda.in_hand.values().map(|waiting| waiting.file.clone()).collect();
+        match self.write_held(agenda, &files).await {
             Ok(()) => {
-                memory.in_hand.clear();
+                agenda.in_hand.clear();
                 self.answer(Answer::Done(files.iter().map(ChangeFile::id).collect())).await;
             }
             Err(error) => {
                 tracing::error!(table = %self.table, files = files.len(), error = error.report(), "files cannot be held");
                 let left: Vec<FileId> = files.iter().skip(KEPT_MAX).map(ChangeFile::id).collect();
-                left.iter().for_each(|file| _ = memory.in_hand.remove(file));
+                left.iter().for_each(|file| _ = agenda.in_hand.remove(file));
                 self.answer(Answer::Leave(left)).await;
             }
         }
     }
 
-    async fn write_held(&self, files: &[ChangeFile]) -> Result<()> {
+    async fn write_held(&self, agenda: &mut Agenda, files: &[ChangeFile]) -> Result<()> {
         let config = self.pipeline.config.table(&self.table).ok_or_else(|| Error::bug("an unlisted table was run"))?;
-        let mut ledger = setup::table_ledger(&self.pipeline, &self.table, config).await?;
-        ledger.hold(files).await
+        let mut chain = match agenda.chain.take() {
+            Some(chain) => chain,
+            None => setup::table_ledger(&self.pipeline, &self.table, config).await?,
+        };
+        chain.hold(files).await?;
+        agenda.chain = Some(chain);
+        Ok(())
     }
 
     /// Gives back what is in hand; what the chain holds is read again with the next turn.
-    async fn let_go(&mut self, memory: &mut Memory) {
-        memory.run = None;
-        memory.since = None;
-        let files = memory.in_hand.drain().map(|(file, _)| file).collect();
+    async fn let_go(&mut self, agenda: &mut Agenda) {
+        agenda.close();
+        let files = agenda.in_hand.drain().map(|(file, _)| file).collect();
         self.answer(Answer::LetGo(files)).await;
     }
 
@@ -238,116 +285,5 @@ impl Worker {
 
     fn tell(&self, progress: &Progress<'_>) {
         self.pipeline.observer.tell(progress);
-    }
-}
-
-impl Memory {
-    fn new(pace: Pace, now: Instant) -> Self {
-        Self {
-            pace,
-            run: None,
-            in_hand: HashMap::new(),
-            since: None,
-            not_before: now,
-            pause: pace.pause,
-            held: false,
-            merge_at: None,
-            merged_at: None,
-            // What an earlier run left open is looked after at once.
-            turn_due: true,
-        }
-    }
-
-    /// When the next turn is due; None while there is nothing to do.
-    fn due(&self, pipeline: &Pipeline) -> Option<Instant> {
-        let limits = &pipeline.config.pipeline.limits;
-        let bytes: u64 = self.in_hand.values().map(|waiting| waiting.file.size).sum();
-        let full = self.in_hand.len() >= limits.files_max || bytes >= limits.bytes_max;
-        let wait = if full { Duration::ZERO } else { limits.age_max };
-        let put_off =
-            self.in_hand.values().filter(|waiting| waiting.unread > 0).map(|waiting| waiting.not_before).min();
-        let now = (self.turn_due || self.held).then_some(self.not_before);
-        let first = [now, self.since.map(|since| since + wait), put_off, self.merge_at].into_iter().flatten().min();
-        first.map(|due| due.max(self.not_before))
-    }
-
-    fn take_in_hand(&mut self, files: Vec<ChangeFile>, now: Instant) {
-        for file in files {
-            self.in_hand.entry(file.id()).or_insert(Waiting { file, unread: 0, not_before: now });
-            self.since.get_or_insert(now);
-        }
-    }
-
-    /// The files to carry now: one batch of those that may be tried.
-    fn next_batch(&mut self, table: &TableName, pipeline: &Pipeline, now: Instant) -> Vec<ChangeFile> {
-        let ready = self.in_hand.values().filter(|waiting| waiting.not_before <= now);
-        let ready = ready.map(|waiting| waiting.file.clone()).collect();
-        let mut batches = batch::cut(table, ready, &pipeline.config.pipeline.limits).into_iter();
-        let first = batches.next().map(|batch| batch.files).unwrap_or_default();
-        self.since = batches.next().map(|_| now);
-        first
-    }
-
-    /// Whether a merge is due now; it then counts as made.
-    fn merging(&mut self, now: Instant) -> Merging {
-        if self.merge_at.is_none_or(|at| at > now) {
-            return Merging::Later;
-        }
-        self.merge_at = None;
-        self.merged_at = Some(now);
-        Merging::Now
-    }
-
-    fn forget<'a>(&mut self, files: impl IntoIterator<Item = &'a FileId>) {
-        files.into_iter().for_each(|file| _ = self.in_hand.remove(file));
-    }
-
-    /// Files that could not be read are tried again by themselves; returns those that are given up.
-    fn put_off(&mut self, files: &[ChangeFile], now: Instant) -> Vec<FileId> {
-        let mut given_up = Vec::new();
-        for file in files.iter().map(ChangeFile::id) {
-            let Some(waiting) = self.in_hand.get_mut(&file) else { continue };
-            waiting.unread += 1;
-            waiting.not_before = now + (self.pace.pause * (1 << waiting.unread.min(6))).min(self.pace.pause_max);
-            // What waits in the chain has no other place to come from.
-            let held = self.run.as_mut().is_some_and(|run| run.ledger().state().is_held(file));
-            if waiting.unread >= UNREAD_TRIES_MAX && !held {
-                self.in_hand.remove(&file);
-                given_up.push(file);
-            }
-        }
-        given_up
-    }
-
-    fn succeeded(&mut self, now: Instant, merge_every: Duration) {
-        self.pause = self.pace.pause;
-        self.held = false;
-        if self.run.as_ref().is_some_and(TableRun::has_unmerged) {
-            self.merge_at.get_or_insert(self.merged_at.map_or(now, |merged| merged + merge_every));
-        }
-        self.keep_waiting(now);
-    }
-
-    /// After a turn in which not all was done, what is left waits its time.
-    fn wait(&mut self, pause: Duration, now: Instant) {
-        self.not_before = now + pause;
-        self.turn_due = true;
-        self.keep_waiting(now);
-    }
-
-    fn keep_waiting(&mut self, now: Instant) {
-        if self.in_hand.values().any(|waiting| waiting.unread == 0) {
-            self.since.get_or_insert(now);
-        }
-    }
-
-    fn stop(&mut self, now: Instant) {
-        let pause = if self.held { (self.pause * 2).min(self.pace.stopped_pause_max) } else { self.pace.stopped_pause };
-        self.run = None;
-        self.since = None;
-        self.merge_at = None;
-        self.held = true;
-        self.pause = pause;
-        self.not_before = now + pause;
     }
 }

@@ -217,7 +217,7 @@ mod tests {
     fn every_entry() -> Vec<Entry> {
         let attempt = intent("m", &[]).attempt;
         let loaded = (attempt.loaded_at, attempt.loaded_at);
-        let merge = MergeAttempt { attempt, batches: vec!["a".into()], loaded };
+        let merge = MergeAttempt { attempt, batches: vec!["a".into()], rows: 7, loaded };
         vec![
             Entry::Opened(Opened {
                 table: TableName::new("db", "t"),

@@ -55,7 +55,8 @@ pub struct State {
     open_intents: BTreeMap<u64, Intent>,
     outcomes: BTreeMap<u64, CommitOutcome>,
     /// Attempts by the number of their intent.
-    unmerged: BTreeMap<u64, Attempt>,
+    /// Committed rows that no finished merge has: their attempt, and how many.
+    unmerged: BTreeMap<u64, (Attempt, u64)>,
     held: BTreeMap<FileId, ChangeFile>,
     open_merge: Option<(u64, MergeAttempt)>,
     merged: BTreeMap<u64, MergeCounts>,
@@ -166,10 +167,10 @@ impl State {
         self.merged.get(&merge).copied()
     }
 
-    /// The attempts whose committed rows are in no finished merge, in the order of their intents. None in
+    /// The attempts whose committed rows are in no finished merge, and how many rows, in the order of their intents. None in
     /// mode `append`.
-    pub fn unmerged(&self) -> impl Iterator<Item = &Attempt> {
-        self.unmerged.values()
+    pub fn unmerged(&self) -> impl Iterator<Item = (&Attempt, u64)> {
+        self.unmerged.values().map(|(attempt, rows)| (attempt, *rows))
     }
 
     /// Files that left their source while the table was stopped and wait here until they are done: those whose
@@ -375,7 +376,7 @@ impl State {
         }
         let merges = intent.rules.mode == Mode::Merge;
         if merges && rows > 0 {
-            self.unmerged.insert(number, intent.attempt);
+            self.unmerged.insert(number, (intent.attempt, rows));
         }
     }
 
@@ -408,11 +409,11 @@ impl State {
         self.locations.insert(file.location.clone(), version);
     }
 
-    /// Notes files that wait here. What has a state needs not wait.
+    /// Notes files that wait here. What has a final state needs not wait; what is claimed waits for its outcome.
     fn take_held(&mut self, files: &[ChangeFile]) {
         for file in files {
             let seen = self.files.entry(file.id()).or_insert(Seen { state: None, time_ms: file.time_ms });
-            if seen.state.is_none() {
+            if matches!(seen.state, None | Some(FileState::Claimed { .. })) {
                 self.held.insert(file.id(), ChangeFile { time_ms: seen.time_ms, ..file.clone() });
             }
         }

@@ -166,13 +166,15 @@ impl TableLedger {
     }
 
     /// Writes down files whose source is then told that they are done, although they are not: they wait in
-    /// the chain. What has a state, or waits already, is left out.
+    /// the chain. What has a final state, or waits already, is left out; what an intent claims is not, as its rows
+    /// may be lost.
     ///
     /// # Errors
     /// [`Retry`](crate::error::Kind::Retry) where the ledger cannot be written now.
     pub async fn hold(&mut self, files: &[ChangeFile]) -> Result<()> {
         self.advance(|state| {
-            let new = |file: &&ChangeFile| state.file_state(file.id()).is_none() && !state.is_held(file.id());
+            let open = |file: FileId| matches!(state.file_state(file), None | Some(FileState::Claimed { .. }));
+            let new = |file: &&ChangeFile| open(file.id()) && !state.is_held(file.id());
             let files: Vec<ChangeFile> = files.iter().filter(new).cloned().collect();
             Ok(if files.is_empty() { Step::Done(()) } else { Step::Write(Entry::Held { files }) })
         })
@@ -190,13 +192,14 @@ impl TableLedger {
             if let Some((number, merge)) = state.open_merge() {
                 return Ok(Step::Done(Some((number, merge.clone()))));
             }
-            let waiting: Vec<&Attempt> = state.unmerged().take(batches_max).collect();
-            let times = waiting.iter().map(|attempt| attempt.loaded_at);
+            let waiting: Vec<(&Attempt, u64)> = state.unmerged().take(batches_max).collect();
+            let times = waiting.iter().map(|(attempt, _)| attempt.loaded_at);
             let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
                 return Ok(Step::Done(None));
             };
-            let batches = waiting.iter().map(|attempt| attempt.id.clone()).collect();
-            let merge = MergeAttempt { attempt: attempt.clone(), batches, loaded: (first, last) };
+            let batches = waiting.iter().map(|(attempt, _)| attempt.id.clone()).collect();
+            let rows = waiting.iter().map(|(_, rows)| rows).sum();
+            let merge = MergeAttempt { attempt: attempt.clone(), batches, rows, loaded: (first, last) };
             Ok(Step::Write(Entry::MergeIntent(merge)))
         })
         .await

@@ -86,11 +86,11 @@ pub fn staging_of(config: &Config) -> Staging {
     })
 }
 
-/// The memory of all tables that a configuration asks for.
-pub fn memory_of(config: &Config) -> Arc<SharedMemory> {
+/// The memory that a configuration gives to all tables, of which so many run at once.
+pub fn memory_of(config: &Config, tables_at_once: usize) -> Arc<SharedMemory> {
     let limits = &config.pipeline;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    SharedMemory::new(bytes(limits.memory_bytes), limits.tables_at_once, bytes(limits.table_memory_bytes_min))
+    SharedMemory::new(bytes(limits.memory_bytes), tables_at_once, bytes(limits.table_memory_bytes_min))
 }
 
 impl Pipeline {
@@ -177,9 +177,11 @@ impl Pipeline {
                 return (report, HashSet::new());
             }
         };
-        // What the ledger holds for the table is carried first.
-        let held = run.ledger().state().held().cloned().collect::<Vec<_>>();
-        let files = held.into_iter().chain(files).collect();
+        // What the ledger holds for the table is carried, too; its source may deliver it again.
+        let mut all = run.ledger().state().held().cloned().collect::<Vec<_>>();
+        let held: HashSet<FileId> = all.iter().map(ChangeFile::id).collect();
+        all.extend(files.into_iter().filter(|file| !held.contains(&file.id())));
+        let files = all;
         let outcome = run.round(files, Merging::Now, &mut report).await;
         report.stopped = outcome.err().map(|error| error.in_table(&table));
         report.rows = run.row_counts().await;

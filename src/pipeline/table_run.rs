@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 
-use crate::batch::{self, Attempt, Batch, CommitOutcome, Prepared};
+use crate::batch::{self, Attempt, Batch, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
 use crate::catalog::opened::OpenedFile;
 use crate::change::{ChangeFile, FileId, TableName};
 use crate::clock::Clock;
@@ -18,7 +18,7 @@ use crate::ledger::{FileEntry, FileState, TableLedger};
 use crate::pipeline::Pipeline;
 use crate::pipeline::report::{Progress, TableReport};
 use crate::pipeline::setup;
-use crate::sink::Target;
+use crate::sink::{Sink, Target};
 use crate::transform::descriptions::descriptions;
 use crate::transform::place::UNKNOWN_COLUMN;
 use crate::transform::planned::{Planned, Transform};
@@ -61,6 +61,26 @@ pub struct TableRun {
     pub(super) tries: HashMap<FileId, u32>,
     finished: HashSet<FileId>,
     unmerged_rows: u64,
+}
+
+/// A merge that stands in the ledger, and all that it takes to carry it out.
+pub struct MergeWork {
+    number: u64,
+    merge: MergeAttempt,
+    target: Target,
+    sink: Arc<dyn Sink>,
+    session: SessionContext,
+    clock: Arc<dyn Clock>,
+}
+
+impl MergeWork {
+    /// Merges; may be repeated at will.
+    ///
+    /// # Errors
+    /// Those of the sink.
+    pub async fn run(&self) -> Result<MergeCounts> {
+        patiently(self.clock.as_ref(), || self.sink.merge(&self.target, &self.merge, &self.session)).await
+    }
 }
 
 /// Whether a round merges what it committed.
@@ -254,23 +274,45 @@ impl TableRun {
 
     /// Merges every batch that waits.
     async fn merge(&mut self, report: &mut TableReport) -> Result<()> {
-        let Some(rules) = self.ledger.state().rules().cloned() else { return Ok(()) };
-        if rules.mode != Mode::Merge {
-            return Ok(());
-        }
-        let target = self.target(&rules);
-        while let Some((number, merge)) = self.ledger.open_merge(&self.attempt(), MERGED_BATCHES_MAX).await? {
-            let sink = Arc::clone(&self.pipeline.sink);
-            let session = self.session.clone();
-            let counts = patiently(self.pipeline.clock.as_ref(), || sink.merge(&target, &merge, &session)).await?;
-            let counts = self.ledger.finish_merge(number, counts).await?;
+        while let Some(work) = self.begin_merge().await? {
+            let counts = work.run().await?;
+            let counts = self.end_merge(&work, counts).await?;
             report.merged.inserted += counts.inserted;
             report.merged.updated += counts.updated;
             report.merged.deleted += counts.deleted;
-            self.tell(&Progress::Merged { table: &self.table, counts });
         }
-        self.unmerged_rows = 0;
         Ok(())
+    }
+
+    /// The merge to be done now: the open one, whoever began it, or one of the batches that wait; None where none
+    /// does. It can be worked on while further batches are carried.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub async fn begin_merge(&mut self) -> Result<Option<MergeWork>> {
+        let Some(rules) = self.ledger.state().rules().cloned().filter(|rules| rules.mode == Mode::Merge) else {
+            return Ok(None);
+        };
+        self.unmerged_rows = 0;
+        let open = self.ledger.open_merge(&self.attempt(), MERGED_BATCHES_MAX).await?;
+        Ok(open.map(|(number, merge)| MergeWork {
+            number,
+            merge,
+            target: self.target(&rules),
+            sink: Arc::clone(&self.pipeline.sink),
+            session: self.session.clone(),
+            clock: Arc::clone(&self.pipeline.clock),
+        }))
+    }
+
+    /// Writes down that a merge is done; what it did, by the first entry that says so.
+    ///
+    /// # Errors
+    /// Those of the ledger.
+    pub async fn end_merge(&mut self, work: &MergeWork, counts: MergeCounts) -> Result<MergeCounts> {
+        let counts = self.ledger.finish_merge(work.number, counts).await?;
+        self.tell(&Progress::Merged { table: &self.table, counts });
+        Ok(counts)
     }
 
     /// Rows of the table's targets, by name.
@@ -341,14 +383,26 @@ impl TableRun {
         report: &mut TableReport,
     ) -> Result<()> {
         let entry = FileEntry::from(file);
-        match state {
+        let state = match state {
             FileState::Gone => self.ledger.gone(&entry).await?,
             _ => self.ledger.superseded(&entry).await?,
         };
+        if self.is_claimed(file, state) {
+            return Ok(());
+        }
         self.finished.insert(file.id());
         self.tell(&Progress::Unread { table: &self.table, error: &error });
         report.unread.push(error);
         Ok(())
+    }
+
+    /// Whether another process has claimed a file that was to be ended here: then what becomes of that counts.
+    fn is_claimed(&mut self, file: &ChangeFile, state: FileState) -> bool {
+        let claimed = matches!(state, FileState::Claimed { .. });
+        if claimed {
+            self.claimed.push(file.clone());
+        }
+        claimed
     }
 
     /// Takes note of a file that cannot be read now.
@@ -379,7 +433,10 @@ impl TableRun {
                 .hint(format!("{recently} of the table's last 100 files were set aside; the table stops rather than lose more. Mend the cause, then run again")));
         }
         let reason = error.report();
-        self.ledger.set_aside(&FileEntry::from(file), &reason).await?;
+        let state = self.ledger.set_aside(&FileEntry::from(file), &reason).await?;
+        if self.is_claimed(file, state) {
+            return Ok(());
+        }
         self.finished.insert(file.id());
         self.tell(&Progress::SetAside { table: &self.table, error: &error });
         report.set_aside.push(error);

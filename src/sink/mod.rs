@@ -67,6 +67,9 @@ pub trait Sink: Send + Sync {
     /// repeated at will.
     async fn merge(&self, target: &Target, merge: &MergeAttempt, session: &SessionContext) -> Result<MergeCounts>;
 
+    /// Whether merges take this machine's memory and processors, rather than another's.
+    fn merges_here(&self) -> bool;
+
     /// How many rows each of the target's tables has, by name; none where it does not exist yet.
     async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>>;
 }

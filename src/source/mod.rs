@@ -72,6 +72,14 @@ pub trait Source: Send + Sync {
         self.give_back(deliveries).await
     }
 
+    /// Hands back what was received and not yet delivered; nothing is received after it.
+    ///
+    /// # Errors
+    /// As those of [`give_back`](Self::give_back).
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Where the files can be read, each under its `path`.
     fn store(&self) -> Arc<dyn ObjectStore>;
 

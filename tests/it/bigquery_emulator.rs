@@ -135,6 +135,7 @@ impl Bench {
         let merge = MergeAttempt {
             attempt: self.attempt("merge", 10_000 + self.merges),
             batches: of.iter().map(|attempt| attempt.id.clone()).collect(),
+            rows: 0,
             loaded: (times.clone().min().unwrap(), times.max().unwrap()),
         };
         self.sink.merge(&self.target, &merge, &self.session).await.unwrap();

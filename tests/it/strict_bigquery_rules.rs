@@ -1,5 +1,6 @@
 //! The strict BigQuery enforces its rules, each shown once by plain clients.
 
+mod alter;
 mod client;
 mod faults;
 mod jobs;
@@ -7,4 +8,5 @@ mod merge;
 mod rest;
 mod rows;
 mod sink;
+mod widening;
 mod write;

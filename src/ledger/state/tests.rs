@@ -29,11 +29,11 @@ fn merges(attempt: &str, batches: &[&str]) -> Entry {
     let attempt = Attempt { id: attempt.into(), loaded_at: chrono::DateTime::UNIX_EPOCH };
     let loaded = (attempt.loaded_at, attempt.loaded_at);
     let batches = batches.iter().map(|batch| (*batch).into()).collect();
-    Entry::MergeIntent(MergeAttempt { attempt, batches, loaded })
+    Entry::MergeIntent(MergeAttempt { attempt, batches, rows: 1, loaded })
 }
 
 fn unmerged(state: &State) -> Vec<&str> {
-    state.unmerged().map(|attempt| attempt.id.as_str()).collect()
+    state.unmerged().map(|(attempt, _)| attempt.id.as_str()).collect()
 }
 
 fn state_of(state: &State, location: &str) -> Option<FileState> {
@@ -233,4 +233,16 @@ fn a_held_file_waits_until_its_rows_are_committed_and_again_where_they_are_lost(
     entries.push(Entry::Held { files: vec![announced("f")] });
     assert_eq!(fold(&entries).unwrap().held().count(), 0, "what is done needs not wait");
     refuses(&[opens(), Entry::Held { files: Vec::new() }], "holds no file");
+}
+
+#[test]
+fn a_file_held_while_an_intent_claims_it_waits_if_that_is_lost() {
+    let held = Entry::Held { files: vec![announced("f")] };
+    let mut lost = fold(&[opens(), claims("a", &["f"]), held]).unwrap();
+    let mut committed = lost.clone();
+    assert_eq!(lost.held().count(), 0, "it may not be claimed yet");
+    lost.apply(4, &Entry::Lost { intent: 2 }).unwrap();
+    assert_eq!(lost.held().count(), 1, "its source was told that it is done");
+    committed.apply(4, &Entry::Committed { intent: 2 }).unwrap();
+    assert_eq!((committed.held().count(), committed.is_held(announced("f").id())), (0, false));
 }

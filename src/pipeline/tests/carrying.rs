@@ -11,6 +11,9 @@ use crate::change::{ChangeFile, TableName};
 use crate::config::{Mode, OnDelete, Order, TargetRules};
 use crate::error::Kind;
 use crate::ledger::{Claim, FileEntry, FileState, Intent, Opening};
+use crate::pipeline::report::TableReport;
+use crate::pipeline::setup;
+use crate::pipeline::table_run::{Merging, TableRun};
 
 async fn three_files(world: &World) -> Vec<ChangeFile> {
     vec![
@@ -183,8 +186,7 @@ async fn a_null_key_sets_its_file_aside_even_where_the_column_is_not_there_at_al
 
 /// Claims `file` as another process would, with rows that were prepared nowhere.
 async fn claim_elsewhere(world: &World, file: ChangeFile) {
-    let opening = Opening { order: Order::BestEffort, target: orders() };
-    let mut ledger = world.ledger().await.table(&orders(), opening).await.unwrap();
+    let mut ledger = world.ledger().await.table(&orders(), opening()).await.unwrap();
     let intent = Intent {
         attempt: Attempt { id: format!("other {}", file.location), loaded_at: chrono::DateTime::UNIX_EPOCH },
         generation: 1,
@@ -259,4 +261,33 @@ async fn a_column_that_comes_half_way_is_null_in_older_files_of_the_same_batch()
     assert!(report.clean(), "{report:?}");
     assert_eq!(sink.finals("shop.orders"), ["1 NULL", "2 bob"]);
     assert_eq!((report.tables[&orders()].batches, sink.calls("prepare")), (1, 1), "nothing had to be tried again");
+}
+
+fn opening() -> Opening {
+    Opening { order: Order::BestEffort, target: orders() }
+}
+
+#[tokio::test]
+async fn a_file_that_is_held_and_delivered_again_is_carried_once() {
+    let world = World::new();
+    let (sink, files) = (Arc::new(FakeSink::default()), three_files(&world).await);
+    world.ledger().await.table(&orders(), opening()).await.unwrap().hold(&files).await.unwrap();
+    let (report, receipts) = world.run(&sink, &files).await;
+    assert!(report.clean(), "{:?}", report.tables[&orders()].stopped);
+    assert_eq!(receipts.len(), 3);
+    assert_eq!(sink.committed(), ALL);
+}
+
+#[tokio::test]
+async fn a_file_that_another_process_has_claimed_meanwhile_is_not_done_because_it_cannot_be_used_here() {
+    let world = World::new();
+    let sink = Arc::new(FakeSink { poison: Some(("bad", true)), ..FakeSink::default() });
+    let file = world.file("a", &["I,1,bad"]).await;
+    let pipeline = world.pipeline(&sink, &Arc::default()).await;
+    let runtime = setup::runtime(&pipeline.config, pipeline.memory.table_pool()).unwrap();
+    let mut run = TableRun::open(pipeline, &orders(), runtime).await.unwrap();
+    claim_elsewhere(&world, file.clone()).await;
+    run.round(vec![file.clone()], Merging::Later, &mut TableReport::default()).await.unwrap();
+    assert!(run.take_finished().contains(&file.id()));
+    assert_eq!(world.state().await.file_state(file.id()), Some(FileState::SetAside), "the other's rows were lost");
 }

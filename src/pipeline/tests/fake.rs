@@ -216,6 +216,10 @@ impl Sink for FakeSink {
         Ok(counts)
     }
 
+    fn merges_here(&self) -> bool {
+        true
+    }
+
     async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>> {
         let rows = self.finals(&target.source.to_string()).len();
         Ok(vec![(target.name.to_string(), rows as u64)])
@@ -303,7 +307,7 @@ impl World {
         }
         let config = Config { queries: folder.keep(), ..self.config.clone() };
         Pipeline {
-            memory: memory_of(&config),
+            memory: memory_of(&config, config.pipeline.tables_at_once),
             opener: Opener::new(Arc::clone(&self.shelf.store) as _, Staging::new(ROOMY)),
             config: Arc::new(config),
             sink: Arc::clone(sink) as _,

@@ -4,6 +4,8 @@
 //! is committed already, what may be tried again, and what is lost for ever, which only BigQuery's own count of
 //! rows can say. See <https://cloud.google.com/bigquery/docs/write-api-batch#batch-commit>.
 
+use tonic::Code;
+
 use super::staged::Staged;
 use super::status::Refusal;
 use super::write::WriteApi;
@@ -12,6 +14,9 @@ use super::write::proto::{BatchCommitWriteStreamsResponse, StorageError};
 use super::{BigQuerySink, Part, jobs};
 use crate::error::{Error, Result};
 use crate::sink::{CommitOutcome, Prepared, Target};
+
+/// How often streams that cannot be found are looked for before their rows are counted.
+const LOOKS: u32 = 3;
 
 /// Commits what was prepared; may be repeated at will.
 pub(super) async fn commit(sink: &BigQuerySink, target: &Target, prepared: &Prepared) -> Result<CommitOutcome> {
@@ -77,7 +82,9 @@ fn read(answer: Result<BatchCommitWriteStreamsResponse, Refusal>, names: &[Strin
             answered => answered,
         },
         Err(refusal) if refusal.is_absent() => Answered::Absent,
-        Err(refusal) if refusal.code == tonic::Code::FailedPrecondition => Answered::Odd(refusal.to_string()),
+        Err(refusal) if matches!(refusal.code, Code::FailedPrecondition | Code::AlreadyExists) => {
+            Answered::Odd(refusal.to_string())
+        }
         Err(refusal) => Answered::Failed(refusal),
     }
 }
@@ -165,6 +172,24 @@ async fn lapsed<F>(api: &WriteApi, staged: &Staged, count: impl Fn() -> F) -> Re
 where
     F: Future<Output = Result<u64>> + Send,
 {
+    for looked in 1..=LOOKS {
+        let committed = committed_streams(api, staged).await?;
+        if committed == staged.streams.len() {
+            return Ok(CommitOutcome::Committed);
+        }
+        if committed > 0 {
+            return Err(Error::retry("some of a batch's write streams are committed, and others cannot be found"));
+        }
+        // What cannot be found for a moment may be there: nothing may call it lost but what lasts.
+        if looked < LOOKS {
+            api.pause(looked).await;
+        }
+    }
+    by_count(staged, count().await?)
+}
+
+/// How many of the streams are committed, where none stands uncommitted.
+async fn committed_streams(api: &WriteApi, staged: &Staged) -> Result<usize> {
     let mut committed = 0;
     for stream in &staged.streams {
         match look(api, &stream.name).await? {
@@ -175,11 +200,7 @@ where
             }
         }
     }
-    match committed {
-        0 => by_count(staged, count().await?),
-        all if all == staged.streams.len() => Ok(CommitOutcome::Committed),
-        _ => Err(Error::retry("some of a batch's write streams are committed, and others cannot be found")),
-    }
+    Ok(committed)
 }
 
 /// The streams are gone: committed are the rows that the table has.

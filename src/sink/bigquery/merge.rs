@@ -16,7 +16,7 @@ use super::sql::Merging;
 use super::trouble::Failure;
 use super::{BigQuerySink, Part, TableId, sql, tables};
 use crate::config::{Create, OnDelete};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::sink::columns::{self, column};
 use crate::sink::{Column, MergeAttempt, MergeCounts, Target};
 use crate::types::ColumnType;
@@ -62,10 +62,18 @@ async fn once(sink: &BigQuerySink, target: &Target, merge: &MergeAttempt) -> Res
         merge,
     };
     let steps = Steps { sink, target, merging };
-    let extent = steps.extent(&log_columns).await?;
-    let counts = if extent.rows == 0 { MergeCounts::default() } else { steps.merge(&extent).await? };
-    steps.show_live().await?;
-    Ok(counts)
+    match steps.run(&log_columns).await {
+        // A batch that was prepared meanwhile may have widened the log beyond the final table.
+        Err(error) if error.kind() == Kind::User && is_changed(sink, &log, &log_columns).await => {
+            Err(error.with_kind(Kind::Retry))
+        }
+        done => done,
+    }
+}
+
+/// Whether the log has other columns or types than these by now.
+async fn is_changed(sink: &BigQuerySink, log: &TableId, seen: &[Column]) -> bool {
+    tables::look_up(sink, log).await.is_ok_and(|now| now.is_none_or(|now| now != seen))
 }
 
 /// The key's columns as the log has them.
@@ -107,11 +115,36 @@ impl Steps<'_> {
         Step { prefix, sql, message: format!("the table {table} cannot be {done}") }
     }
 
-    async fn extent(&self, log_columns: &[Column]) -> Result<Extent> {
+    async fn run(&self, log_columns: &[Column]) -> Result<MergeCounts> {
+        let extent = self.extent_of_all(log_columns).await?;
+        let counts = if extent.rows == 0 { MergeCounts::default() } else { self.merge(&extent).await? };
+        self.show_live().await?;
+        Ok(counts)
+    }
+
+    /// The extent of the rows that are merged, once all of them are seen: were some not, they would never be merged.
+    async fn extent_of_all(&self, log_columns: &[Column]) -> Result<Extent> {
+        let wanted = self.merging.merge.rows;
+        let extent = self.extent(log_columns, "").await?;
+        if extent.rows >= wanted {
+            return Ok(extent);
+        }
+        // The same job would give the same answer for ever.
+        let again = format!("_{}", self.sink.clock.fresh_id().simple());
+        let extent = self.extent(log_columns, &again).await?;
+        if extent.rows >= wanted {
+            return Ok(extent);
+        }
+        let (log, rows) = (self.merging.log, extent.rows);
+        Err(Error::retry(format!("{log} shows {rows} of the {wanted} rows that are to be merged"))
+            .hint("if this lasts, rows of the log were deleted or expired: restore them, or make a new load"))
+    }
+
+    async fn extent(&self, log_columns: &[Column], again: &str) -> Result<Extent> {
         let asked = bounds::candidates(self.target, log_columns);
         let sql = self.merging.bounds(&asked);
         // What is asked for goes into the id: after the configuration has changed, an older answer does not fit.
-        let name = format!("bounds_{}", short_hash(&sql));
+        let name = format!("bounds_{}{again}", short_hash(&sql));
         let rows = jobs::rows(self.sink, &self.step(&name, &sql, self.merging.log, "read")).await?;
         bounds::read(self.target, &asked, &rows)
     }

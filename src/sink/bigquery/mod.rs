@@ -38,6 +38,7 @@ mod tables;
 mod token;
 mod trouble;
 mod visible;
+mod widen;
 mod write;
 
 /// One of the tables of a target.
@@ -141,6 +142,10 @@ impl Sink for BigQuerySink {
 
     async fn merge(&self, target: &Target, merge: &MergeAttempt, _session: &SessionContext) -> Result<MergeCounts> {
         Box::pin(merge::merge(self, target, merge)).await.map_err(|error| error.in_table(&target.source))
+    }
+
+    fn merges_here(&self) -> bool {
+        false
     }
 
     async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>> {

@@ -9,6 +9,7 @@ use gcp_bigquery_client::model::field_type::FieldType;
 use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
 use serde_json::Value;
 
+use super::sql::{self, Wider};
 use crate::error::{Error, Result};
 use crate::sink::Column;
 use crate::sink::columns::{self, same};
@@ -60,13 +61,36 @@ impl Fields {
         Ok(())
     }
 
-    /// The fields with the types of `united`, and what is new in it at the end.
+    /// The fields with what is new in `united` at the end, and at the end of their STRUCT columns. Types stay: they are
+    /// changed by SQL alone, see [`Self::wider`].
     pub(super) fn with(&self, united: &[Column], descriptions: &BTreeMap<String, String>) -> Result<Vec<Value>> {
         let mut out = self.0.clone();
         for column in united {
             match out.iter_mut().find(|field| name_of(field).is_some_and(|name| same(name, &column.name))) {
-                Some(field) => widen(field, &column.column_type)?,
+                Some(field) => grow(field, &column.column_type)?,
                 None => out.push(json(&field(column, descriptions))?),
+            }
+        }
+        Ok(out)
+    }
+
+    /// The columns whose types are narrower than in `united`, each with its schema to be. Fields that a STRUCT
+    /// lacks are not among it: SQL cannot add them. See
+    /// <https://cloud.google.com/bigquery/docs/managing-table-schemas#change_a_columns_data_type>.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where a type within an ARRAY would have to change.
+    pub(super) fn wider(&self, united: &[Column]) -> Result<Vec<Wider>> {
+        let mut out = Vec::new();
+        for field in &self.0 {
+            let name = name_of(field).unwrap_or_default();
+            let Some(column) = columns::find(united, name) else { continue };
+            let wanted = &column.column_type;
+            if is_narrower_in_array(field, wanted) {
+                return Err(fixed(name, field, wanted));
+            }
+            if is_narrower(field, wanted) {
+                out.push(Wider { name: name.to_owned(), schema: column_schema(field, wanted) });
             }
         }
         Ok(out)
@@ -102,12 +126,15 @@ fn type_of(field: &Value) -> Option<ColumnType> {
     Some(if field["mode"] == "REPEATED" { ColumnType::Array(Box::new(item)) } else { item })
 }
 
+/// A number, which JSON has as text or as itself.
+fn number(field: &Value, part: &str) -> Option<String> {
+    field[part].as_str().map(str::to_owned).or_else(|| Some(field[part].as_u64()?.to_string()))
+}
+
 fn foreign(name: &str, field: &Value, new: &Column) -> Error {
-    let number =
-        |part: &str| field[part].as_str().map(str::to_owned).or_else(|| Some(field[part].as_u64()?.to_string()));
     let mut found = field["type"].as_str().unwrap_or("nothing").to_owned();
-    if let Some(precision) = number("precision") {
-        found += &format!("({precision}, {})", number("scale").unwrap_or("0".to_owned()));
+    if let Some(precision) = number(field, "precision") {
+        found += &format!("({precision}, {})", number(field, "scale").unwrap_or("0".to_owned()));
     }
     let now = &new.column_type;
     Error::user(format!("column `{name}` is {found} at the target, but these rows have {now}")).hint(format!(
@@ -115,24 +142,83 @@ fn foreign(name: &str, field: &Value, new: &Column) -> Error {
     ))
 }
 
-/// Gives a field a wider type.
-fn widen(field: &mut Value, wider: &ColumnType) -> Result<()> {
-    if type_of(field).as_ref() == Some(wider) {
-        return Ok(());
-    }
-    let item = match wider {
+/// The type of a column or of an array's elements.
+fn single(column_type: &ColumnType) -> &ColumnType {
+    match column_type {
         ColumnType::Array(item) => item,
         other => other,
+    }
+}
+
+/// The fields of a STRUCT, each with what is wanted of it.
+fn inner<'f>(
+    field: &'f Value,
+    wanted: &'f [(String, ColumnType)],
+) -> impl Iterator<Item = (&'f Value, &'f ColumnType)> {
+    let fields = field["fields"].as_array().map_or(&[][..], Vec::as_slice);
+    fields.iter().filter_map(|field| {
+        let (_, wanted) = wanted.iter().find(|(name, _)| name_of(field).is_some_and(|known| same(known, name)))?;
+        Some((field, wanted))
+    })
+}
+
+fn is_narrower(field: &Value, wanted: &ColumnType) -> bool {
+    match single(wanted) {
+        ColumnType::Struct(fields) => inner(field, fields).any(|(field, wanted)| is_narrower(field, wanted)),
+        _ => type_of(field).as_ref() != Some(wanted),
+    }
+}
+
+fn is_narrower_in_array(field: &Value, wanted: &ColumnType) -> bool {
+    match wanted {
+        ColumnType::Array(_) => is_narrower(field, wanted),
+        ColumnType::Struct(fields) => inner(field, fields).any(|(field, wanted)| is_narrower_in_array(field, wanted)),
+        _ => false,
+    }
+}
+
+fn fixed(name: &str, field: &Value, wanted: &ColumnType) -> Error {
+    let have = type_of(field).map_or_else(|| "an ARRAY".to_owned(), |have| have.to_string());
+    Error::user(format!(
+        "column `{name}` is {have} at the target and would have to become {wanted}, but BigQuery changes no type \
+         within an ARRAY"
+    ))
+    .hint(format!("CAST `{name}` in the table's SQL to {have}, or give it another name there with AS"))
+}
+
+/// How a field is written in SQL with a wider type; all else stays as it is. Its mode must be said again: a type
+/// without NOT NULL is refused for a REQUIRED column. A new field of a STRUCT is left out.
+fn column_schema(field: &Value, wanted: &ColumnType) -> String {
+    let item = single(wanted);
+    let mut out = match item {
+        ColumnType::Struct(fields) => {
+            let fields = inner(field, fields).map(|(field, wanted)| {
+                format!("{} {}", sql::name(name_of(field).unwrap_or_default()), column_schema(field, wanted))
+            });
+            format!("STRUCT<{}>", fields.collect::<Vec<_>>().join(", "))
+        }
+        other => match number(field, "maxLength") {
+            Some(length) => format!("{other}({length})"),
+            None => other.to_string(),
+        },
     };
-    let ColumnType::Struct(fields) = item else {
-        field["type"] = json(&kind(item))?;
-        return Ok(());
-    };
+    if item != wanted {
+        out = format!("ARRAY<{out}>");
+    }
+    if field["mode"] == "REQUIRED" {
+        out += " NOT NULL";
+    }
+    out
+}
+
+/// Gives a STRUCT the fields that it lacks.
+fn grow(field: &mut Value, wanted: &ColumnType) -> Result<()> {
+    let ColumnType::Struct(fields) = single(wanted) else { return Ok(()) };
     let Some(have) = field["fields"].as_array_mut() else { return Ok(()) };
-    for (name, wider) in fields {
+    for (name, wanted) in fields {
         match have.iter_mut().find(|known| name_of(known).is_some_and(|known| same(known, name))) {
-            Some(known) => widen(known, wider)?,
-            None => have.push(json(&self::field(&columns::column(name, wider.clone()), &BTreeMap::new()))?),
+            Some(known) => grow(known, wanted)?,
+            None => have.push(json(&self::field(&columns::column(name, wanted.clone()), &BTreeMap::new()))?),
         }
     }
     Ok(())

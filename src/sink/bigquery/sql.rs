@@ -320,9 +320,18 @@ pub(super) fn add_columns(id: &TableId, added: &[Column]) -> String {
     format!("ALTER TABLE {} {added}", table(id))
 }
 
-/// Widens a column; shown to people who do that themselves.
-pub(super) fn widen_column(id: &TableId, column: &Column) -> String {
-    format!("ALTER TABLE {} ALTER COLUMN {} SET DATA TYPE {}", table(id), name(&column.name), column.column_type)
+/// A column and the schema that it is given, as GoogleSQL writes it: `NUMERIC NOT NULL`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wider {
+    pub(super) name: String,
+    pub(super) schema: String,
+}
+
+/// Gives columns wider types, all or none. See
+/// <https://cloud.google.com/bigquery/docs/reference/standard-sql/data-definition-language#alter_column_set_data_type_statement>.
+pub(super) fn widen_columns(id: &TableId, wider: &[Wider]) -> String {
+    let altered = wider.iter().map(|to| format!("ALTER COLUMN {} SET DATA TYPE {}", name(&to.name), to.schema));
+    format!("ALTER TABLE {} {}", table(id), list(altered))
 }
 
 fn defined(column: &Column) -> String {

@@ -18,9 +18,9 @@ use serde_json::{Value, json};
 
 use super::rest::Created;
 use super::schema::{self, Fields};
-use super::sql::{self, Layout};
+use super::sql::{self, Layout, Wider};
 use super::trouble::Failure;
-use super::{BigQuerySink, Part, TableId, jobs, layout};
+use super::{BigQuerySink, Part, TableId, jobs, layout, widen};
 use crate::config::{Create, Mode, OnDelete};
 use crate::error::{Error, Result};
 use crate::sink::columns::{self, United};
@@ -102,7 +102,7 @@ pub(super) async fn ensure(sink: &BigQuerySink, target: &Target, part: Part, wan
     }
     let wanting = Wanting { sink, target, part, id, wanted };
     for tried in 0..TRIES {
-        if let Some(columns) = wanting.once().await? {
+        if let Some(columns) = wanting.once(tried).await? {
             sink.known.saw_columns(&wanting.id, &columns);
             return Ok(columns);
         }
@@ -172,7 +172,7 @@ struct Wanting<'a> {
 
 impl Wanting<'_> {
     /// Does what is to be done next; the table's columns once nothing is.
-    async fn once(&self) -> Result<Option<Vec<Column>>> {
+    async fn once(&self, tried: u32) -> Result<Option<Vec<Column>>> {
         let found = self.sink.rest.table(&self.id).await.map_err(|failure| failure.into_error(unreadable(&self.id)))?;
         let Some(resource) = found else {
             return self.create().await.map(|()| None);
@@ -184,10 +184,15 @@ impl Wanting<'_> {
         let fields = Fields::of(&resource);
         fields.check(self.wanted)?;
         let have = fields.columns();
-        match lacks(&have, self.wanted)? {
-            None => Ok(Some(have)),
-            Some(united) => self.evolve(&resource, &fields, &have, &united).await,
+        let Some(united) = lacks(&have, self.wanted)? else { return Ok(Some(have)) };
+        let wider = fields.wider(&united.columns)?;
+        if self.sink.config.create == Create::Never {
+            return Err(self.ask_for_columns(&have, &united, &wider));
         }
+        if wider.is_empty() {
+            return self.add(&resource, &fields, &united).await;
+        }
+        widen::widen(self.sink, &self.id, &resource, &wider, tried).await.map(|()| None)
     }
 
     fn check_kind(&self, resource: &Value) -> Result<()> {
@@ -208,16 +213,7 @@ impl Wanting<'_> {
     }
 
     /// Gives the table the columns it lacks, if it still stands as it was read.
-    async fn evolve(
-        &self,
-        resource: &Value,
-        fields: &Fields,
-        have: &[Column],
-        united: &United,
-    ) -> Result<Option<Vec<Column>>> {
-        if self.sink.config.create == Create::Never {
-            return Err(self.ask_for_columns(have, united));
-        }
+    async fn add(&self, resource: &Value, fields: &Fields, united: &United) -> Result<Option<Vec<Column>>> {
         let change = json!({"schema": {"fields": fields.with(&united.columns, &self.target.descriptions)?}});
         let etag = resource["etag"].as_str();
         let changed = self.sink.rest.patch_table(&self.id, etag, &change).await;
@@ -229,24 +225,24 @@ impl Wanting<'_> {
         Ok(columns.filter(|columns| lacks(columns, self.wanted).is_ok_and(|united| united.is_none())))
     }
 
-    fn ask_for_columns(&self, have: &[Column], united: &United) -> Error {
-        let (mut new, mut wider) = (Vec::new(), Vec::new());
-        for column in &united.columns {
-            match columns::find(have, &column.name) {
-                None => new.push(column.clone()),
-                Some(known) if known.column_type != column.column_type => wider.push(column),
-                Some(_) => {}
-            }
+    fn ask_for_columns(&self, have: &[Column], united: &United, wider: &[Wider]) -> Error {
+        let is_changed = |column: &&Column| !have.contains(column);
+        let names: Vec<_> = united.columns.iter().filter(is_changed).map(|column| sql::name(&column.name)).collect();
+        let new = united.columns.iter().filter(|column| columns::find(have, &column.name).is_none());
+        let new: Vec<_> = new.cloned().collect();
+        let mut ways = Vec::new();
+        if !wider.is_empty() {
+            ways.push(sql::widen_columns(&self.id, wider));
         }
-        let mut statements: Vec<_> = wider.iter().map(|column| sql::widen_column(&self.id, column)).collect();
         if !new.is_empty() {
-            statements.push(sql::add_columns(&self.id, &new));
+            ways.push(sql::add_columns(&self.id, &new));
         }
-        let names =
-            new.iter().map(|column| column.name.as_str()).chain(wider.iter().map(|column| column.name.as_str()));
-        let names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
+        if ways.is_empty() {
+            // See <https://cloud.google.com/bigquery/docs/managing-table-schemas#add_a_nested_column_to_a_record_column>.
+            ways.push("add the fields that its STRUCT lacks under Edit schema in the Google Cloud console".to_owned());
+        }
         Error::user(format!("the table {} cannot hold {} as the rows have it", self.id, names.join(", ")))
-            .hint(format!("{}; or write `create: auto`", statements.join("; ")))
+            .hint(format!("{}; or write `create: auto`", ways.join("; ")))
     }
 
     async fn create(&self) -> Result<()> {

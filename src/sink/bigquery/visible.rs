@@ -25,6 +25,9 @@ pub(super) async fn stream_with(api: &WriteApi, table: &str, columns: &[Column])
         let unknown = match api.patiently(|| api.create_stream(table)).await? {
             Ok(stream) => match missing(columns, stream.table_schema.as_ref()) {
                 None => return Ok(stream.name),
+                Some(column) if is_outgrown(columns, stream.table_schema.as_ref()) => {
+                    return Err(outgrown(table, &column));
+                }
                 Some(column) => unknown_column(table, &column),
             },
             Err(refusal) => unknown_table(table, refusal)?,
@@ -56,6 +59,24 @@ fn known(table: &str, columns: &[Column], answer: Answer<super::write::proto::Wr
 fn unknown_column(table: &str, column: &str) -> Error {
     Error::retry(format!("the Storage Write API does not know column `{column}` of {table} yet"))
         .hint("this passes by itself within minutes after a column was added")
+}
+
+fn outgrown(table: &str, column: &str) -> Error {
+    Error::retry(format!("column `{column}` of {table} has just been given a wider type by another process"))
+        .hint("the batch is made anew in that type")
+}
+
+/// Whether a number's column is wider at the table than here, which no waiting changes.
+fn is_outgrown(columns: &[Column], schema: Option<&TableSchema>) -> bool {
+    let wider = |field: &TableFieldSchema, column: &ColumnType| match column {
+        ColumnType::Int64 => matches!(field.r#type(), Type::Numeric | Type::Bignumeric),
+        ColumnType::Numeric => field.r#type() == Type::Bignumeric,
+        _ => false,
+    };
+    let fields = schema.map_or(&[][..], |schema| &schema.fields);
+    columns
+        .iter()
+        .any(|column| fields.iter().any(|field| same(&field.name, &column.name) && wider(field, &column.column_type)))
 }
 
 /// The error to end with where the table stays unknown; an error at once where it is another.
@@ -128,6 +149,16 @@ mod tests {
                 assert_eq!(check(of, &[("a", other)]), Some("a".into()), "{of} in {other}");
             }
         }
+    }
+
+    #[test]
+    fn a_column_that_is_wider_at_the_table_is_not_waited_for() {
+        let outgrown = |wanted: &str, have: &str| {
+            let wanted = [Column { name: "a".into(), column_type: wanted.parse().unwrap() }];
+            is_outgrown(&wanted, Some(&TableSchema { fields: vec![field("A", &have.parse().unwrap())] }))
+        };
+        assert!(outgrown("INT64", "NUMERIC") && outgrown("INT64", "BIGNUMERIC") && outgrown("NUMERIC", "BIGNUMERIC"));
+        assert!(!outgrown("NUMERIC", "INT64") && !outgrown("INT64", "STRING") && !outgrown("INT64", "INT64"));
     }
 
     #[test]

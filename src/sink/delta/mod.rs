@@ -76,6 +76,10 @@ impl Sink for DeltaSink {
         Box::pin(merge::merge(self, target, merge, session)).await
     }
 
+    fn merges_here(&self) -> bool {
+        true
+    }
+
     async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>> {
         let mut parts = vec![Part::Changes];
         if target.mode == Mode::Merge {

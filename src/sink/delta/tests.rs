@@ -156,7 +156,12 @@ impl Bench {
     fn merge_attempt(number: u64, batches: &[u64]) -> MergeAttempt {
         let attempt = Self::attempt(number);
         let loaded = (DateTime::UNIX_EPOCH, attempt.loaded_at);
-        MergeAttempt { attempt, batches: batches.iter().map(|batch| Self::attempt(*batch).id).collect(), loaded }
+        MergeAttempt {
+            attempt,
+            batches: batches.iter().map(|batch| Self::attempt(*batch).id).collect(),
+            rows: 0,
+            loaded,
+        }
     }
 
     async fn merge(&self, number: u64, batches: &[u64]) -> MergeCounts {

@@ -185,6 +185,11 @@ impl Source for SqsSource {
         }
     }
 
+    async fn close(&self) -> Result<()> {
+        let rest = self.messages.take_ready();
+        self.messages.give_back(&receipts(&rest.deliveries)).await
+    }
+
     fn store(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.store)
     }

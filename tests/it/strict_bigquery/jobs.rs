@@ -264,7 +264,7 @@ impl World {
                 out["numDmlAffectedRows"] = json!(all.to_string());
                 out["totalRows"] = json!("0");
             }
-            Outcome::ViewMade => out["totalRows"] = json!("0"),
+            Outcome::Defined => out["totalRows"] = json!("0"),
             // See <https://cloud.google.com/bigquery/docs/cached-results>.
             Outcome::Rows(_) if self.clock.now() >= job.created + TimeDelta::hours(24) => {
                 return Err(Trouble::not_found(format!("Table with the results of job {id}")));

@@ -1,8 +1,8 @@
 //! A BigQuery for tests that enforces BigQuery's rules: REST and Storage Write API on the loopback, in this process.
 //!
 //! Read in this order: this file (what tests use); `rest.rs` and `write.rs` (transport); `tables.rs`, `jobs.rs`,
-//! `streams.rs`, `append.rs` (the rules); `statements.rs`, `merge.rs`, `translate.rs`, `lexer.rs` (SQL); `storage.rs`,
-//! `engine.rs` (rows, in DuckDB). What it does not know it refuses: nothing is silently taken.
+//! `streams.rs`, `append.rs` (the rules); `statements.rs`, `merge.rs`, `alter.rs`, `translate.rs`, `lexer.rs` (SQL);
+//! `storage.rs`, `engine.rs` (rows, in DuckDB). What it does not know it refuses: nothing is silently taken.
 //!
 //! The server has a thread of its own, so that tests may block. Its time runs as time does and can be turned forward.
 //! It simplifies: `totalBytesProcessed` is a rough size, partitions and clustering are checked but prune nothing,
@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+mod alter;
 mod append;
 mod arrow_rows;
 mod connection;

@@ -95,7 +95,7 @@ impl Kind {
             .map(|at| at as u8)
     }
 
-    /// Whether a column of this type may be given the other: INT64 → NUMERIC → BIGNUMERIC → FLOAT64.
+    /// Whether a value of this type may go to a column of the other: INT64 → NUMERIC → BIGNUMERIC → FLOAT64.
     pub(super) fn widens_to(&self, wider: &Self) -> bool {
         matches!((self.rank(), wider.rank()), (Some(from), Some(to)) if from < to)
     }
@@ -242,10 +242,10 @@ pub(super) fn as_of(fields: &[Field], moment: DateTime<Utc>) -> Vec<Field> {
     out
 }
 
-/// The schema that a table has after an update: nothing dropped, nothing narrowed, what is new comes last.
+/// The schema that a table has after an update: nothing dropped, no type changed, what is new comes last.
 ///
 /// See <https://cloud.google.com/bigquery/docs/managing-table-schemas>.
-pub(super) fn evolve(old: &[Field], new: Vec<Field>, now: DateTime<Utc>) -> Result<Vec<Field>> {
+pub(super) fn evolve(old: &[Field], new: Vec<Field>) -> Result<Vec<Field>> {
     let mismatch = |what: String| Trouble::invalid(format!("Provided Schema does not match Table. {what}"));
     let mut out = Vec::new();
     for (at, field) in new.into_iter().enumerate() {
@@ -253,7 +253,7 @@ pub(super) fn evolve(old: &[Field], new: Vec<Field>, now: DateTime<Utc>) -> Resu
             Some(_) if at >= old.len() || !same_name(&old[at].name, &field.name) => {
                 return Err(mismatch(format!("Field {} is not where it was.", field.name)));
             }
-            Some(known) => out.push(evolve_field(known, field, now)?),
+            Some(known) => out.push(evolve_field(known, field)?),
             None if at < old.len() => return Err(mismatch(format!("Field {} is missing in new schema", old[at].name))),
             None if field.mode == Mode::Required => {
                 let what = format!("Cannot add required fields to an existing schema. (field: {})", field.name);
@@ -268,7 +268,7 @@ pub(super) fn evolve(old: &[Field], new: Vec<Field>, now: DateTime<Utc>) -> Resu
     }
 }
 
-fn evolve_field(old: &Field, new: Field, now: DateTime<Utc>) -> Result<Field> {
+fn evolve_field(old: &Field, new: Field) -> Result<Field> {
     let mismatch = |what, from, to| {
         let message = format!("Field {} has changed {what} from {from} to {to}", old.name);
         Trouble::invalid(format!("Provided Schema does not match Table. {message}"))
@@ -278,12 +278,8 @@ fn evolve_field(old: &Field, new: Field, now: DateTime<Utc>) -> Result<Field> {
     }
     let mut out = Field { mode: new.mode, description: new.description.clone(), ..old.clone() };
     match (&old.kind, new.kind) {
-        (Kind::Struct(from), Kind::Struct(to)) => out.kind = Kind::Struct(evolve(from, to, now)?),
+        (Kind::Struct(from), Kind::Struct(to)) => out.kind = Kind::Struct(evolve(from, to)?),
         (from, to) if *from == to => {}
-        (from, to) if from.widens_to(&to) => {
-            out.was = Some((from.clone(), now));
-            out.kind = to;
-        }
         (from, to) => return Err(mismatch("type", from.rest_name(), to.rest_name())),
     }
     Ok(out)

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use arrow::array::{AsArray, RecordBatch};
 use serde_json::json;
 
+use super::alter::Alter;
 use super::engine::Refused;
 use super::lexer::{self, Lexed, Token};
 use super::merge::Merge;
@@ -29,7 +30,8 @@ pub(super) struct Changed {
 pub(super) enum Outcome {
     Rows(Vec<RecordBatch>),
     Changed(Changed),
-    ViewMade,
+    /// A table or view was made or changed.
+    Defined,
 }
 
 /// A statement that was understood.
@@ -45,6 +47,7 @@ pub(super) enum What {
     /// A query, in DuckDB's words.
     Select(String),
     Merge(Merge),
+    Alter(Alter),
     View {
         dataset: String,
         name: String,
@@ -59,6 +62,7 @@ impl What {
         match self {
             Self::Select(_) => "SELECT",
             Self::Merge(_) => "MERGE",
+            Self::Alter(_) => "ALTER_TABLE",
             Self::View { .. } => "CREATE_VIEW",
         }
     }
@@ -76,6 +80,10 @@ impl World {
             What::Merge(Merge::parse(&tokens, &mut translation)?)
         } else if is(0, "CREATE") && is(1, "OR") && is(2, "REPLACE") && is(3, "VIEW") {
             self.understand_view(sql, &tokens)?
+        } else if is(0, "ALTER") && is(1, "TABLE") {
+            let alter = Alter::parse(&tokens, &self.options.project, self.clock.now())?;
+            translation.named.insert(alter.target.clone());
+            What::Alter(alter)
         } else {
             return Err(Trouble::invalid_query(format!("the strict server does not know this statement: {sql}")));
         };
@@ -112,9 +120,13 @@ impl World {
         match &statement.what {
             What::Select(sql) => Ok(Outcome::Rows(self.engine.query(sql).map_err(query_error)?)),
             What::Merge(merge) => Ok(Outcome::Changed(self.run_merge(merge)?)),
+            What::Alter(alter) => {
+                self.alter_table(alter)?;
+                Ok(Outcome::Defined)
+            }
             What::View { dataset, name, description, query } => {
                 self.make_view(dataset, name, description.as_deref(), query)?;
-                Ok(Outcome::ViewMade)
+                Ok(Outcome::Defined)
             }
         }
     }

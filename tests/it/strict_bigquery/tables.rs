@@ -5,6 +5,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
+use super::alter::Alter;
 use super::schema::{self, Field, Kind, Mode};
 use super::storage;
 use super::trouble::{Result, Trouble};
@@ -173,17 +174,16 @@ impl World {
             return Err(Trouble::new(412, "conditionNotMet", "Precondition Failed"));
         }
         let now = self.clock.now();
-        if !self.metadata_updates.take(&number.to_string(), now) {
-            let message = "Exceeded rate limits: too many table update operations for this table.";
-            return Err(Trouble::new(403, "rateLimitExceeded", message));
-        }
+        self.take_update(number)?;
         for fixed in ["timePartitioning", "tableReference"] {
             if !patch[fixed].is_null() && patch[fixed] != self.table(dataset, name)?.body[fixed] {
                 return Err(Trouble::invalid(format!("{fixed} of a table cannot be changed")));
             }
         }
         if !patch["schema"].is_null() && !is_view {
-            self.change_schema(dataset, name, schema::parse(&patch["schema"], now)?)?;
+            let wanted = schema::parse(&patch["schema"], now)?;
+            let fields = schema::evolve(&self.table(dataset, name)?.fields, wanted)?;
+            self.change_schema(dataset, name, fields)?;
         }
         let fresh = self.fresh_number();
         let table = self.table_mut(dataset, name)?;
@@ -192,10 +192,34 @@ impl World {
         self.show_table(dataset, name)
     }
 
-    fn change_schema(&mut self, dataset: &str, name: &str, wanted: Vec<Field>) -> Result<()> {
-        let (now, kept_as) = (self.clock.now(), format!("t{}", self.fresh_number()));
+    /// One more change of a table's metadata, by whatever way.
+    fn take_update(&mut self, number: u64) -> Result<()> {
+        if self.metadata_updates.take(&number.to_string(), self.clock.now()) {
+            return Ok(());
+        }
+        let message = "Exceeded rate limits: too many table update operations for this table.";
+        Err(Trouble::new(403, "rateLimitExceeded", message))
+    }
+
+    /// Gives columns other types.
+    pub(super) fn alter_table(&mut self, alter: &Alter) -> Result<()> {
+        let (dataset, name) = &alter.target;
         let table = self.table(dataset, name)?;
-        let fields = schema::evolve(&table.fields, wanted, now)?;
+        if table.view.is_some() {
+            return Err(Trouble::invalid_query(format!("{dataset}.{name} is a VIEW, which has no columns to alter")));
+        }
+        let fields = alter.apply(&table.fields, self.clock.now())?;
+        check_layout(&fields, &table.body)?;
+        self.take_update(table.number)?;
+        self.change_schema(dataset, name, fields)?;
+        let fresh = self.fresh_number();
+        self.table_mut(dataset, name)?.etag = fresh;
+        Ok(())
+    }
+
+    fn change_schema(&mut self, dataset: &str, name: &str, fields: Vec<Field>) -> Result<()> {
+        let kept_as = format!("t{}", self.fresh_number());
+        let table = self.table(dataset, name)?;
         let statements = storage::rebuild((&table.kept_as, &table.fields), (&kept_as, &fields));
         self.engine.run(&statements).map_err(internal)?;
         let table = self.table_mut(dataset, name)?;

@@ -17,7 +17,7 @@ use freshet::types::ColumnType;
 
 use crate::strict_bigquery::{Options, StrictBigQuery};
 
-fn target(on_delete: OnDelete) -> Target {
+pub(super) fn target(on_delete: OnDelete) -> Target {
     Target {
         source: TableName::new("shop", "orders"),
         name: TableName::new("shop", "orders"),
@@ -29,7 +29,7 @@ fn target(on_delete: OnDelete) -> Target {
     }
 }
 
-fn sink(server: &StrictBigQuery) -> BigQuerySink {
+pub(super) fn sink(server: &StrictBigQuery) -> BigQuerySink {
     let config = BigQueryConfig {
         project: server.project().to_owned(),
         location: "EU".to_owned(),
@@ -87,7 +87,7 @@ async fn carry(sink: &BigQuerySink, target: &Target, number: u32, changes: &[Cha
         assert_eq!(outcome, CommitOutcome::Committed);
     }
     let attempt = Attempt { id: format!("m-{number}"), loaded_at };
-    let merge = MergeAttempt { attempt, batches: vec![format!("a-{number}")], loaded: (loaded_at, loaded_at) };
+    let merge = MergeAttempt { attempt, batches: vec![format!("a-{number}")], rows: 0, loaded: (loaded_at, loaded_at) };
     let counts = sink.merge(target, &merge, &session).await.unwrap();
     assert_eq!(sink.merge(target, &merge, &session).await.unwrap(), counts, "a merge that is repeated is the same");
     counts

@@ -4,7 +4,6 @@ use chrono::DateTime;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::error::Kind;
 use crate::sink::Attempt;
 use crate::sink::bigquery::rest::fake::{Fake, job, refusal, target};
 use crate::sink::bigquery::schema;
@@ -17,6 +16,7 @@ fn attempt() -> MergeAttempt {
     MergeAttempt {
         attempt: Attempt { id: "m-1".into(), loaded_at: at(100) },
         batches: vec!["b-1".into()],
+        rows: 0,
         loaded: (at(0), at(10)),
     }
 }
@@ -126,9 +126,26 @@ async fn a_failed_merge_looks_at_the_tables_again() {
     for _ in 0..2 {
         tables(&fake);
         fake.then("POST", "/jobs", 403, refusal(403, "accessDenied", "no jobs"));
+        fake.then("GET", "/tables/orders_changes", 200, resource(&log_columns()));
         let error = merge(&sink, &target(), &attempt()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::User);
     }
+    fake.asked();
+}
+
+#[tokio::test]
+async fn a_merge_that_fails_as_the_log_was_widened_meanwhile_is_tried_again() {
+    let fake = Fake::start().await;
+    tables(&fake);
+    extent(&fake, "5", "0");
+    let refused = ("invalidQuery", "Value of type NUMERIC cannot be assigned to id, which has type INT64");
+    fake.then("POST", "/jobs", 200, job("DONE", Some(refused), json!({})));
+    let mut wider = log_columns();
+    wider[0].column_type = ColumnType::Numeric;
+    fake.then("GET", "/tables/orders_changes", 200, resource(&wider));
+    let error = merge(&fake.sink(), &target(), &attempt()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Retry);
+    assert!(error.report().contains("cannot be assigned to id"), "{}", error.report());
     fake.asked();
 }
 

@@ -50,12 +50,12 @@ fn new_columns_are_nullable_and_last_and_nothing_of_the_others_is_lost() {
         {"name": "Id", "type": "INTEGER", "mode": "REQUIRED", "policyTags": {"names": ["secret"]}},
         {"name": "where", "type": "GEOGRAPHY"},
     ]));
-    let united = [column("id", ColumnType::Numeric), column("note", ColumnType::String)];
+    let united = [column("id", ColumnType::Int64), column("note", ColumnType::String)];
     let descriptions = BTreeMap::from([("NOTE".to_owned(), "for people".to_owned())]);
     assert_eq!(
         Value::from(read.with(&united, &descriptions).unwrap()),
         json!([
-            {"name": "Id", "type": "NUMERIC", "mode": "REQUIRED", "policyTags": {"names": ["secret"]}},
+            {"name": "Id", "type": "INTEGER", "mode": "REQUIRED", "policyTags": {"names": ["secret"]}},
             {"name": "where", "type": "GEOGRAPHY"},
             {"name": "note", "type": "STRING", "mode": "NULLABLE", "description": "for people"},
         ])
@@ -67,17 +67,73 @@ fn a_struct_is_given_the_fields_it_lacks() {
     let read = fields(json!([
         {"name": "p", "type": "RECORD", "mode": "REPEATED", "fields": [{"name": "x", "type": "INTEGER", "description": "kept"}]},
     ]));
-    let wider = ColumnType::Struct(vec![("x".into(), ColumnType::Numeric), ("y".into(), ColumnType::Date)]);
+    let wider = ColumnType::Struct(vec![("x".into(), ColumnType::Int64), ("y".into(), ColumnType::Date)]);
     let united = [column("p", ColumnType::Array(Box::new(wider)))];
     let with = read.with(&united, &BTreeMap::new()).unwrap();
     assert_eq!(with[0]["mode"], "REPEATED");
     assert_eq!(
         with[0]["fields"],
         json!([
-            {"name": "x", "type": "NUMERIC", "description": "kept"},
+            {"name": "x", "type": "INTEGER", "description": "kept"},
             {"name": "y", "type": "DATE", "mode": "NULLABLE"},
         ])
     );
+}
+
+#[test]
+fn wider_types_are_written_with_all_that_stays_and_without_what_is_new() {
+    let read = fields(json!([
+        {"name": "Id", "type": "INTEGER", "mode": "REQUIRED"},
+        {"name": "same", "type": "NUMERIC"},
+        {"name": "s", "type": "RECORD", "fields": [
+            {"name": "N", "type": "INTEGER", "mode": "REQUIRED"},
+            {"name": "code", "type": "STRING", "maxLength": "3"},
+            {"name": "tags", "type": "STRING", "mode": "REPEATED"},
+        ]},
+        {"name": "p", "type": "RECORD", "fields": [{"name": "x", "type": "INTEGER"}]},
+    ]));
+    let inner = |name: &str, kind: ColumnType| (name.to_owned(), kind);
+    let united = [
+        column("id", ColumnType::BigNumeric),
+        column("same", ColumnType::Numeric),
+        column(
+            "s",
+            ColumnType::Struct(vec![
+                inner("n", ColumnType::Numeric),
+                inner("code", ColumnType::String),
+                inner("tags", ColumnType::Array(Box::new(ColumnType::String))),
+                inner("new", ColumnType::Date),
+            ]),
+        ),
+        column("p", ColumnType::Struct(vec![inner("x", ColumnType::Int64), inner("y", ColumnType::Int64)])),
+        column("new", ColumnType::Numeric),
+    ];
+    let wider: Vec<_> = read.wider(&united).unwrap().into_iter().map(|to| (to.name, to.schema)).collect();
+    let expected =
+        [("Id", "BIGNUMERIC NOT NULL"), ("s", "STRUCT<`N` NUMERIC NOT NULL, `code` STRING(3), `tags` ARRAY<STRING>>")];
+    assert_eq!(wider, expected.map(|(name, schema)| (name.to_owned(), schema.to_owned())));
+}
+
+#[test]
+fn a_type_within_an_array_is_never_widened_and_the_error_says_so() {
+    let array = |item| ColumnType::Array(Box::new(item));
+    let of = |kind| ColumnType::Struct(vec![("x".into(), kind)]);
+    for (field, wanted) in [
+        (json!({"name": "c", "type": "INTEGER", "mode": "REPEATED"}), array(ColumnType::Numeric)),
+        (
+            json!({"name": "c", "type": "RECORD", "mode": "REPEATED", "fields": [{"name": "x", "type": "INTEGER"}]}),
+            array(of(ColumnType::Numeric)),
+        ),
+        (
+            json!({"name": "c", "type": "RECORD", "fields": [{"name": "x", "type": "INTEGER", "mode": "REPEATED"}]}),
+            of(array(ColumnType::Numeric)),
+        ),
+    ] {
+        let error = fields(json!([field])).wider(&[column("C", wanted)]).unwrap_err();
+        assert_eq!(error.kind(), Kind::User);
+        assert!(error.message().contains("column `c` is") && error.message().contains("ARRAY"), "{error}");
+        assert!(error.hint_text().unwrap().contains("CAST `c`"), "{error:?}");
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn check(on_delete: OnDelete, expected: &str, statement: impl Fn(&Merging<'_>) -
     let merge = MergeAttempt {
         attempt: attempt("m-1", 1_700_000_100_000_000),
         batches: vec!["b-1".into(), "b'2".into()],
+        rows: 0,
         loaded: (
             DateTime::from_timestamp_micros(1_700_000_000_000_001).unwrap(),
             DateTime::from_timestamp_micros(1_700_000_060_000_000).unwrap(),
@@ -226,11 +227,17 @@ fn what_people_must_do_themselves_is_told_in_ddl() {
         "ALTER TABLE `my-project`.`shop`.`orders` ADD COLUMN `id` INT64, ADD COLUMN `at` TIMESTAMP"
     );
     assert_eq!(
-        widen_column(&id("orders"), &column("id", ColumnType::Numeric)),
-        "ALTER TABLE `my-project`.`shop`.`orders` ALTER COLUMN `id` SET DATA TYPE NUMERIC"
-    );
-    assert_eq!(
         create_dataset("p", "shop", "asia-northeast3"),
         "CREATE SCHEMA `p`.`shop` OPTIONS (location = 'asia-northeast3')"
+    );
+}
+
+#[test]
+fn all_columns_are_widened_by_one_statement() {
+    let to = |name: &str, schema: &str| Wider { name: name.into(), schema: schema.into() };
+    assert_eq!(
+        widen_columns(&id("orders"), &[to("id", "NUMERIC NOT NULL"), to("a`b", "BIGNUMERIC")]),
+        "ALTER TABLE `my-project`.`shop`.`orders` ALTER COLUMN `id` SET DATA TYPE NUMERIC NOT NULL, \
+         ALTER COLUMN `a\\`b` SET DATA TYPE BIGNUMERIC"
     );
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::error::Kind;
-use crate::sink::bigquery::rest::fake::{Fake, refusal, target};
+use crate::sink::bigquery::rest::fake::{self, Fake, refusal, target};
 use crate::sink::columns::column;
 use crate::types::ColumnType;
 
@@ -90,10 +90,9 @@ async fn nothing_is_asked_again_until_something_new_is_wanted() {
 }
 
 #[tokio::test]
-async fn new_columns_are_added_and_numbers_widened_if_the_table_stands_as_it_was_read() {
+async fn new_columns_are_added_if_the_table_stands_as_it_was_read() {
     let fake = Fake::start().await;
     let mut more = wanted();
-    more[0].column_type = ColumnType::Numeric;
     more.push(column("extra", ColumnType::Date));
     fake.then("GET", LOG, 200, resource(&wanted()))
         .then("PATCH", LOG, 412, refusal(412, "conditionNotMet", "changed"))
@@ -103,8 +102,42 @@ async fn new_columns_are_added_and_numbers_widened_if_the_table_stands_as_it_was
     let asked = fake.asked();
     assert_eq!(asked[3].if_match.as_deref(), Some("e1"));
     let fields = asked[3].body["schema"]["fields"].as_array().unwrap();
-    assert_eq!(fields[0]["type"], "NUMERIC");
     assert_eq!(fields.last().unwrap(), &json!({"name": "extra", "type": "DATE", "mode": "NULLABLE"}));
+}
+
+#[tokio::test]
+async fn numbers_are_widened_by_sql_before_new_columns_are_added() {
+    let fake = Fake::start().await;
+    let mut wider = wanted();
+    wider[0].column_type = ColumnType::Numeric;
+    let more: Vec<_> = wider.iter().cloned().chain([column("extra", ColumnType::Date)]).collect();
+    let job = |state| fake::job(state, None, json!({}));
+    fake.then("GET", LOG, 200, resource(&wanted()))
+        .then("POST", "/jobs", 200, job("RUNNING"))
+        .then("GET", "_widen_1", 200, job("DONE"))
+        .then("GET", LOG, 200, resource(&wider))
+        .then("PATCH", LOG, 200, resource(&more));
+    assert_eq!(ensure_log(&fake.sink(), &target(), &more).await.unwrap(), more);
+    let asked = fake.asked();
+    assert_eq!(
+        asked[1].body["configuration"]["query"]["query"],
+        "ALTER TABLE `my-project`.`shop`.`orders_changes` ALTER COLUMN `id` SET DATA TYPE NUMERIC"
+    );
+    assert_eq!(asked[4].body["schema"]["fields"][0]["type"], "NUMERIC", "as BigQuery has it by now");
+}
+
+#[tokio::test]
+async fn a_type_that_another_daemon_has_widened_further_is_taken() {
+    let fake = Fake::start().await;
+    let (mut wider, mut widest) = (wanted(), wanted());
+    wider[0].column_type = ColumnType::Numeric;
+    widest[0].column_type = ColumnType::BigNumeric;
+    fake.then("GET", LOG, 200, resource(&wanted()))
+        .then("POST", "/jobs", 200, fake::job("DONE", Some(("invalidQuery", "not assignable")), json!({})))
+        .then("GET", LOG, 200, resource(&widest))
+        .then("GET", LOG, 200, resource(&widest));
+    assert_eq!(ensure_log(&fake.sink(), &target(), &wider).await.unwrap(), widest);
+    fake.asked();
 }
 
 #[tokio::test]
@@ -178,6 +211,19 @@ async fn under_create_never_what_is_missing_is_told_with_its_ddl() {
     let error = ensure_log(&sink, &target(), &wanted()).await.unwrap_err();
     assert!(error.message().contains("cannot hold `id`"), "{error}");
     assert!(error.hint_text().unwrap().contains("ADD COLUMN `id` INT64"), "{error:?}");
+    let point = |fields: &[&str]| {
+        let fields = fields.iter().map(|name| ((*name).to_owned(), ColumnType::Int64));
+        column("point", ColumnType::Struct(fields.collect()))
+    };
+    let mut other = vec![column("n", ColumnType::Numeric), column("m", ColumnType::BigNumeric)];
+    fake.then("GET", LOG, 200, resource(&[column("n", ColumnType::Int64), column("M", ColumnType::Int64)]));
+    let error = ensure_log(&sink, &target(), &other).await.unwrap_err();
+    let altered = "ALTER COLUMN `n` SET DATA TYPE NUMERIC, ALTER COLUMN `M` SET DATA TYPE BIGNUMERIC; or write";
+    assert!(error.hint_text().unwrap().contains(altered), "{error:?}");
+    other = vec![point(&["x", "y"])];
+    fake.then("GET", LOG, 200, resource(&[point(&["x"])]));
+    let error = ensure_log(&sink, &target(), &other).await.unwrap_err();
+    assert!(error.hint_text().unwrap().contains("Edit schema"), "{error:?}");
     fake.then("GET", LOG, 200, resource(&wanted()));
     ensure_log(&sink, &target(), &wanted()).await.unwrap();
     fake.asked();
