@@ -53,6 +53,18 @@ pub(super) fn source(at: &Cursor<'_>, config: &SourceConfig) -> Result<()> {
     Ok(())
 }
 
+/// A ledger below the change files would be listed with them.
+pub(super) fn ledger(root: &Cursor<'_>, source: &SourceConfig, ledger: Option<&str>) -> Result<()> {
+    let files = source.files.trim_end_matches('/');
+    let below = ledger
+        .and_then(|ledger| ledger.strip_prefix(files))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    match root.get("ledger").filter(|_| below) {
+        Some(at) => Err(at.error("lies among the change files").hint("keep it beside them, not below `files`")),
+        None => Ok(()),
+    }
+}
+
 /// BigQuery's keys against each other, and what can be told of names before BigQuery is asked.
 pub(super) fn bigquery(at: &Cursor<'_>, config: &BigQueryConfig) -> Result<()> {
     let rest = config.dataset.0.replace(DatasetName::DATABASE, "");

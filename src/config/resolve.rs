@@ -60,6 +60,7 @@ pub(super) fn config(root: &Cursor<'_>, folder: &Path) -> Result<Config> {
     let source = source(root, folder)?;
     let sink = read(root, "sink", |at| sink(at, folder))?;
     let ledger = read(root, "ledger", |at| location(at, folder))?.or_else(|| sink.as_ref().and_then(ledger_beside));
+    checks::ledger(root, &source, ledger.as_deref())?;
     let queries = read(root, "queries", |at| path(at, folder))?.unwrap_or_else(|| folder.join(QUERIES));
     let defaults = root.get("defaults");
     if let Some(at) = &defaults {

@@ -531,6 +531,15 @@ fn bigquery_needs_a_project_and_a_region_and_gives_each_database_its_dataset() {
 }
 
 #[test]
+fn a_ledger_among_the_change_files_is_refused() {
+    let at = "`ledger` lies among the change files";
+    refuse("ledger: data/ledger", at, Some((2, 9)), "beside them");
+    check("ledger: database", |config| config.ledger.clone(), Some("conf/database".to_owned()));
+    let error = load(&[("c.yaml", "source: s3://b/cdc/\nledger: s3://b/cdc/ledger")]).unwrap_err();
+    assert_eq!(error.message(), at);
+}
+
+#[test]
 fn how_a_table_is_kept_is_said_with_the_table() {
     let yaml = orders("partition_by: day, cluster_by: [a, b], immutable: day, description: \"All orders\"");
     let expected = StorageConfig {

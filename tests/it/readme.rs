@@ -153,3 +153,23 @@ fn commands_are_found_in_console_blocks_alone() {
     assert_eq!(runnable(&found[1].command), None);
     assert!(is_shown("done: one and 2 s", "one … 2 s") && !is_shown("2 s one", "one … 2 s"));
 }
+
+/// The blocks marked `yaml`.
+fn yaml_blocks(text: &str) -> Vec<String> {
+    let blocks = text.split("```yaml\n").skip(1);
+    blocks.filter_map(|block| block.split("```").next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_configuration_in_readme_is_one() {
+    let text = fs::read_to_string(Path::new(REPOSITORY).join("README.md")).unwrap();
+    let blocks = yaml_blocks(&text);
+    assert_eq!(blocks.len(), 2, "the local configuration and that of production");
+    for block in blocks {
+        let scene = Scene::empty();
+        scene.write("freshet.yaml", &block);
+        let config = freshet::config::Config::load(&[scene.path("freshet.yaml")], |_| None);
+        let config = config.unwrap_or_else(|error| panic!("{block}\n{}", error.report()));
+        assert!(config.sink().is_ok() && config.ledger().is_ok() && !config.tables.is_empty());
+    }
+}
