@@ -158,14 +158,13 @@ pub enum Refusal {
     Denied,
 }
 
-/// What the store said about this one file, where an error has its refusal among its causes. That a bucket is gone, or
-/// that credentials are refused, says nothing about a file.
+/// What the store said about this one file, where an error has its refusal among its causes. That a bucket is gone,
+/// that credentials are refused, or that a proxy knows no such page, says nothing about a file.
 pub fn refusal(error: &Error) -> Option<Refusal> {
     use object_store::Error as E;
     let cause = find::<E>(error)?;
     match (cause, refusal_code(cause).as_deref()) {
-        (E::NotFound { .. }, Some("NoSuchBucket")) => None,
-        (E::NotFound { .. }, _) => Some(Refusal::Gone),
+        (E::NotFound { .. }, Some("NoSuchKey" | "NoSuchVersion")) => Some(Refusal::Gone),
         (E::Precondition { .. } | E::NotModified { .. }, _) => Some(Refusal::Overwritten),
         (E::PermissionDenied { .. }, None | Some("AccessDenied")) => Some(Refusal::Denied),
         _ => None,

@@ -158,7 +158,7 @@ impl Buffer {
         let more = data.len() as u64;
         if !self.staged_bound.try_grow(more, limits.staged_bytes_max) {
             return Err(Error::retry(format!("staging files would exceed {} bytes", limits.staged_bytes_max))
-                .hint("lower pipeline_config.batch_bytes or tables_at_once, or raise staging_max"));
+                .hint("lower pipeline_config.batch_bytes or tables_at_once, or raise inflate_max, of which all staging files together may take eight times"));
         }
         let file = self.staged.as_mut().ok_or_else(|| Error::bug("no staging file was opened"))?;
         file.write_all(data).map_err(|cause| no_room(limits.folder.as_ref(), cause))?;

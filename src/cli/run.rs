@@ -124,7 +124,9 @@ async fn receive_all(source: &dyn Source, shutdown: &CancellationToken) -> Resul
         }
         deliveries.extend(received.deliveries);
         if deliveries.len() >= DELIVERIES_MAX {
-            left.push(Error::retry("there is more than one run carries").hint("run again, or run the daemon"));
+            left.push(
+                Error::retry("the source has more than one run takes in hand").hint("run again, or run the daemon"),
+            );
             break;
         }
     }

@@ -206,6 +206,10 @@ fn databases(
     let mut written = checks::Targets::of(sink);
     for (database, below) in at.entries("databases by name")? {
         below.only(&["tables"])?;
+        let dataset = match sink {
+            Some(SinkConfig::BigQuery(bigquery)) => bigquery.dataset.of(database),
+            _ => database.to_owned(),
+        };
         let Some(tables) = below.get("tables") else {
             continue;
         };
@@ -218,7 +222,7 @@ fn databases(
             if out.contains_key(&name) {
                 return Err(item.error("is listed twice").hint("write the table once, with all its keys"));
             }
-            let config = listed(&item, &name, defaults, folder)?;
+            let config = listed(&item, &dataset, defaults, folder)?;
             written.add(&item, &name, &config)?;
             out.insert(name, config);
         }
@@ -227,14 +231,14 @@ fn databases(
 }
 
 /// One table of `databases`, laid over the defaults; `null` takes a default away.
-fn listed(item: &Cursor<'_>, name: &TableName, defaults: Option<&Cursor<'_>>, folder: &Path) -> Result<TableConfig> {
-    table(item, &name.database, folder)?;
+fn listed(item: &Cursor<'_>, dataset: &str, defaults: Option<&Cursor<'_>>, folder: &Path) -> Result<TableConfig> {
+    table(item, dataset, folder)?;
     let mut merged = defaults.map_or_else(|| item.node().clone(), |defaults| defaults.node().clone());
     if defaults.is_some() {
         merged.merge(item.node().clone());
     }
     let whole = item.with(&merged);
-    let config = table(&whole, &name.database, folder)?;
+    let config = table(&whole, dataset, folder)?;
     checks::table(item, &config)?;
     Ok(config)
 }
@@ -249,7 +253,7 @@ fn unlisted(defaults: Option<&Cursor<'_>>, folder: &Path) -> Result<TableConfig>
 }
 
 /// A table's keys; what is not written has freshet's own default.
-fn table(at: &Cursor<'_>, database: &str, folder: &Path) -> Result<TableConfig> {
+fn table(at: &Cursor<'_>, dataset: &str, folder: &Path) -> Result<TableConfig> {
     const ORDERS: [(&str, Order); 2] = [("best_effort", Order::BestEffort), ("exact", Order::Exact)];
     const ON_DELETES: [(&str, OnDelete); 2] = [("remove", OnDelete::Remove), ("mark", OnDelete::Mark)];
     const MODES: [(&str, Mode); 2] = [("append", Mode::Append), ("merge", Mode::Merge)];
@@ -257,7 +261,7 @@ fn table(at: &Cursor<'_>, database: &str, folder: &Path) -> Result<TableConfig> 
     Ok(TableConfig {
         key: read(at, "key", columns)?,
         mode: read(at, "mode", |at| at.choice(&MODES))?,
-        target: read(at, "target", |at| target(at, database))?,
+        target: read(at, "target", |at| target(at, dataset))?,
         query: read(at, "query", |at| path(at, folder))?,
         schema_override: read(at, "schema_override", schema_override)?.unwrap_or_default(),
         auto_schema: read(at, "auto_schema", Cursor::boolean)?.unwrap_or(own.auto_schema),
@@ -297,11 +301,11 @@ fn columns(at: &Cursor<'_>) -> Result<Vec<String>> {
     Err(at.error("names a column twice").hint("names that differ by case alone count as one"))
 }
 
-/// `table`, in the dataset named as the source's database, or `dataset.table`.
-fn target(at: &Cursor<'_>, database: &str) -> Result<TableName> {
+/// `table`, in the dataset of its database, or `dataset.table`.
+fn target(at: &Cursor<'_>, own_dataset: &str) -> Result<TableName> {
     const EXPECTED: &str = "`table` or `dataset.table`";
     let text = &at.text(EXPECTED)?.value;
-    let (dataset, table) = text.split_once('.').unwrap_or((database, text));
+    let (dataset, table) = text.split_once('.').unwrap_or((own_dataset, text));
     if dataset.is_empty() || table.is_empty() || table.contains('.') {
         return Err(at.expected(EXPECTED));
     }

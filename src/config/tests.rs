@@ -505,6 +505,10 @@ fn bigquery_needs_a_project_and_a_region_and_gives_each_database_its_dataset() {
         |config: &Config| config.target_name(&TableName::new("shop", "orders"), &TableConfig::default()).to_string();
     check(&sink(""), target, "shop.orders".to_owned());
     check(&sink(", dataset: \"{database}_cdc\""), target, "shop_cdc.orders".to_owned());
+    let listed = |config: &Config| config.tables.values().filter_map(|table| table.target.clone()).collect::<Vec<_>>();
+    let named = "databases: {shop: {tables: [{name: a, target: b}, {name: c, target: d.e}]}}";
+    let yaml = format!("{}\n{named}", sink(", dataset: \"{database}_cdc\""));
+    check(&yaml, listed, vec![TableName::new("shop_cdc", "b"), TableName::new("d", "e")]);
     check(&sink(", dataset: warehouse"), target, "warehouse.orders".to_owned());
     check(&sink(""), |config| config.pipeline.merge_every, Duration::from_secs(60));
     check("sink: {delta: x}", |config| config.pipeline.merge_every, Duration::from_secs(1));
@@ -533,7 +537,7 @@ fn bigquery_needs_a_project_and_a_region_and_gives_each_database_its_dataset() {
 #[test]
 fn a_ledger_among_the_change_files_is_refused() {
     let at = "`ledger` lies among the change files";
-    refuse("ledger: data/ledger", at, Some((2, 9)), "beside them");
+    refuse("ledger: data/ledger", at, Some((2, 1)), "beside them");
     check("ledger: database", |config| config.ledger.clone(), Some("conf/database".to_owned()));
     let error = load(&[("c.yaml", "source: s3://b/cdc/\nledger: s3://b/cdc/ledger")]).unwrap_err();
     assert_eq!(error.message(), at);

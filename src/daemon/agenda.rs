@@ -129,16 +129,17 @@ impl Agenda {
         files.into_iter().for_each(|file| _ = self.in_hand.remove(file));
     }
 
-    /// Files that could not be read are tried again by themselves; returns those that are given up.
-    pub(super) fn put_off(&mut self, files: &[ChangeFile], now: Instant) -> Vec<FileId> {
+    /// Files that could not be read are tried again by themselves; returns those that are given up, which only
+    /// happens where others could be read: else the store is out of order, and giving up would only bring them again.
+    pub(super) fn put_off(&mut self, files: &[ChangeFile], others_read: bool, now: Instant) -> Vec<FileId> {
         let mut given_up = Vec::new();
         for file in files.iter().map(ChangeFile::id) {
             let Some(waiting) = self.in_hand.get_mut(&file) else { continue };
-            waiting.unread += 1;
+            waiting.unread = waiting.unread.saturating_add(1);
             waiting.not_before = now + (self.pace.pause * (1 << waiting.unread.min(6))).min(self.pace.pause_max);
             // What waits in the chain has no other place to come from.
             let held = self.run.as_mut().is_some_and(|run| run.ledger().state().is_held(file));
-            if waiting.unread >= UNREAD_TRIES_MAX && !held {
+            if waiting.unread >= UNREAD_TRIES_MAX && others_read && !held {
                 self.in_hand.remove(&file);
                 given_up.push(file);
             }
@@ -175,5 +176,57 @@ impl Agenda {
         self.held = true;
         self.pause = pause;
         self.not_before = now + pause;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{FileFormat, FileKind};
+
+    fn file(name: &str) -> ChangeFile {
+        ChangeFile {
+            location: name.into(),
+            path: name.into(),
+            size: 10,
+            version: "v".into(),
+            e_tag: None,
+            modified_ms: 0,
+            table: TableName::new("db", "t"),
+            kind: FileKind::Cdc,
+            format: FileFormat::Parquet,
+            gzip: false,
+            time_ms: 0,
+            rows: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_is_given_up_only_where_others_can_be_read() {
+        let now = Instant::now();
+        let mut agenda = Agenda::new(Pace::default(), now);
+        agenda.take_in_hand(vec![file("a")], now);
+        for _ in 0..100 {
+            assert!(agenda.put_off(&[file("a")], false, now).is_empty(), "the store is out of order, not the file");
+        }
+        assert_eq!(agenda.put_off(&[file("a")], true, now), [file("a").id()]);
+        assert_eq!(agenda.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_waits_by_itself_and_longer_each_time() {
+        let now = Instant::now();
+        let pace = Pace::default();
+        let mut agenda = Agenda::new(pace, now);
+        agenda.take_in_hand(vec![file("a"), file("b")], now);
+        let pauses: Vec<Duration> = (0..8)
+            .map(|_| {
+                agenda.put_off(&[file("a")], false, now);
+                agenda.in_hand[&file("a").id()].not_before - now
+            })
+            .collect();
+        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]) && pauses[0] < pauses[2], "{pauses:?}");
+        assert_eq!(pauses.last(), Some(&pace.pause_max));
+        assert_eq!(agenda.in_hand[&file("b").id()].not_before, now);
     }
 }

@@ -187,7 +187,7 @@ impl Worker {
         agenda.forget(&finished);
         agenda.take_held(now);
         self.answer(Answer::Done(finished.into_iter().collect())).await;
-        let given_up = agenda.put_off(&left, now);
+        let given_up = agenda.put_off(&left, progressed, now);
         self.answer(Answer::Leave(given_up)).await;
         let outcome = match outcome {
             Ok(()) if !left.is_empty() && !progressed => {

@@ -41,7 +41,9 @@ impl Observer for Lines {
                 pause_seconds = pause.as_secs(),
                 "failed; to be tried again"
             ),
-            Progress::Left { error } => tracing::warn!(error = error.report(), "file left for the next run"),
+            Progress::Left { error } => {
+                tracing::warn!(error = error.report(), "file cannot be used or read now, and is left")
+            }
             Progress::Note { table, note } => tracing::info!(%table, "{note}"),
             Progress::TableStopped { table, error } => tracing::error!(%table, error = error.report(), "table stopped"),
             Progress::TableDone { table, report } => tracing::info!(
@@ -101,7 +103,7 @@ impl Observer for Bars {
             Progress::SetAside { error, .. } => self.say("set aside", error),
             Progress::Unread { error, .. } => self.say("vanished unread", error),
             Progress::Failing { error, .. } => self.say("failed; to be tried again", error),
-            Progress::Left { error } => self.say("left for the next run", error),
+            Progress::Left { error } => self.say("left", error),
             Progress::TableStopped { error, .. } => self.say("stopped", error),
             Progress::Note { table, note } => _ = self.screen.println(format!("{table}: {note}")),
             Progress::TableDone { table, .. } => {

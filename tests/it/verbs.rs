@@ -32,16 +32,27 @@ fn expect_whole(scene: &Scene, what: &str) {
 
 /// Starts a run and waits until its log has said `message` so many times; what it said until then comes back.
 fn start_and_await(scene: &Scene, message: &str, times: usize) -> (Child, BufReader<impl Read + use<>>, String) {
-    let mut command = binary::command(scene.folder(), &["run", "--once"]);
+    let (child, mut log) = start(scene, &["run", "--once"]);
+    let mut said = String::new();
+    await_times(&mut log, &mut said, message, times);
+    (child, log, said)
+}
+
+fn start(scene: &Scene, arguments: &[&str]) -> (Child, BufReader<impl Read + use<>>) {
+    let mut command = binary::command(scene.folder(), arguments);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut log = BufReader::new(child.stderr.take().unwrap());
-    let (mut seen, mut said) = (0, String::new());
+    let log = BufReader::new(child.stderr.take().unwrap());
+    (child, log)
+}
+
+/// Reads the log until it has said `message` so many times more.
+fn await_times(log: &mut impl BufRead, said: &mut String, message: &str, times: usize) {
+    let mut seen = 0;
     while seen < times {
         let start = said.len();
-        assert!(log.read_line(&mut said).unwrap() > 0, "the run ended before it said {message:?}:\n{said}");
+        assert!(log.read_line(said).unwrap() > 0, "the run ended before it said {message:?}:\n{said}");
         seen += usize::from(said[start..].contains(message));
     }
-    (child, log, said)
 }
 
 fn finish(child: Child, mut log: BufReader<impl Read>, mut said: String) -> Ended {
@@ -65,6 +76,22 @@ fn sigterm_ends_a_run_cleanly_and_the_next_one_carries_the_rest() {
         scene.run().exits(0);
         expect_whole(&scene, signal);
     }
+}
+
+#[test]
+fn a_daemon_over_a_folder_carries_files_as_they_come_until_it_is_told_to_end() {
+    let scene = Scene::new(ORDERS);
+    scene.write("data/shop/orders/20240501-000000000.parquet", parquet(&[("I", 1, 1)]));
+    let (child, mut log) = start(&scene, &["run"]);
+    let mut said = String::new();
+    await_times(&mut log, &mut said, "\"merged\"", 1);
+    assert_eq!(scene.rows("shop/orders", &["id", "amount"]), ["1|1"]);
+    scene.write("later.parquet", parquet(&[("U", 1, 2), ("I", 2, 3)]));
+    std::fs::rename(scene.path("later.parquet"), scene.path("data/shop/orders/20240501-000001000.parquet")).unwrap();
+    await_times(&mut log, &mut said, "\"merged\"", 1);
+    assert_eq!(scene.rows("shop/orders", &["id", "amount"]), ["1|2", "2|3"]);
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    finish(child, log, said).exits(0).tells(&["ended"]);
 }
 
 #[test]
@@ -127,7 +154,7 @@ fn log_lines_are_json_objects_that_tell_what_was_done() {
 #[test]
 fn wrong_usage_exits_2_and_says_how_it_goes() {
     for arguments in
-        [&["run"][..], &["fly"], &["query"], &["run", "--twice"], &["query", "--format", "xml", "SELECT 1"]]
+        [&["show"][..], &["fly"], &["query"], &["run", "--twice"], &["query", "--format", "xml", "SELECT 1"]]
     {
         freshet(Scene::empty().folder(), arguments).exits(2).tells(&["error: ", "--help"]);
     }

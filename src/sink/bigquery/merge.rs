@@ -137,7 +137,7 @@ impl Steps<'_> {
         }
         let (log, rows) = (self.merging.log, extent.rows);
         Err(Error::retry(format!("{log} shows {rows} of the {wanted} rows that are to be merged"))
-            .hint("if this lasts, rows of the log were deleted or expired: restore them, or make a new load"))
+            .hint("if this lasts, rows of the log were deleted or expired: restore them by time travel"))
     }
 
     async fn extent(&self, log_columns: &[Column], again: &str) -> Result<Extent> {

@@ -126,7 +126,7 @@ pub(super) async fn look_up(sink: &BigQuerySink, id: &TableId) -> Result<Option<
 /// The table was there once.
 pub(super) fn gone(id: &TableId) -> Error {
     Error::user(format!("the table {id} is gone"))
-        .hint("restore it from a snapshot or by time travel, or reload the table from its source")
+        .hint("restore it from a snapshot or by time travel, or begin the table anew with another `target`")
 }
 
 /// How many rows each of the target's tables has; those that are not there are left out.

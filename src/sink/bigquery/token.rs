@@ -90,7 +90,7 @@ impl Tokens {
             (false, false) => {}
             _ => {
                 return Err(Error::user("only one of BigQuery's two endpoints is plain http://, without credentials")
-                    .hint("set both `rest_endpoint` and `grpc_endpoint` to the same server, or neither"));
+                    .hint("make both `rest_endpoint` and `grpc_endpoint` http://, or both https://"));
             }
         }
         let source = match default_file() {
