@@ -2,7 +2,7 @@
 //! last.
 //!
 //! One task receives; one task per table works; this one keeps the account of what is in hand. Everything in hand
-//! is bounded by [`IN_HAND_MAX`] files: beyond it nothing is received.
+//! is bounded by `IN_HAND_MAX` files: beyond it nothing is received.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
