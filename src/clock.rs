@@ -43,3 +43,50 @@ impl Clock for SystemClock {
         Uuid::now_v7()
     }
 }
+
+/// A clock that stands where a test puts it, at first at the beginning of 1970, and counts its ids from 0.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct StillClock {
+    now: std::sync::Mutex<DateTime<Utc>>,
+    ids: std::sync::atomic::AtomicU64,
+}
+
+#[cfg(test)]
+impl StillClock {
+    pub(crate) fn at(now: DateTime<Utc>) -> Self {
+        Self { now: std::sync::Mutex::new(now), ..Self::default() }
+    }
+
+    pub(crate) fn shared() -> Arc<dyn Clock> {
+        Arc::new(Self::default())
+    }
+
+    pub(crate) fn forward(&self, by: chrono::TimeDelta) {
+        *self.now.lock().unwrap() += by;
+    }
+}
+
+#[cfg(test)]
+impl Clock for StillClock {
+    fn now(&self) -> DateTime<Utc> {
+        *self.now.lock().unwrap()
+    }
+
+    fn fresh_id(&self) -> Uuid {
+        Uuid::from_u128(u128::from(self.ids.fetch_add(1, std::sync::atomic::Ordering::SeqCst)))
+    }
+}
+
+/// Waits until something is so; where it is not so long after it should be, the test fails instead of waiting for ever.
+#[cfg(test)]
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    let waited = tokio::time::timeout(Duration::from_secs(60), async move {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let asked_at = std::panic::Location::caller();
+    async move { assert!(waited.await.is_ok(), "{asked_at}: waited in vain until {what}") }
+}

@@ -226,31 +226,39 @@ fn excerpt(line: &str) -> String {
     line.chars().take(EXCERPT_CHARACTERS_MAX).collect()
 }
 
+/// An error and its causes, the outermost first.
+pub fn chain<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
 /// The first error of a type in a chain of causes.
 pub fn find<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
+    chain(error).find_map(|error| error.downcast_ref::<T>())
+}
+
+/// What to do where TLS is refused.
+pub const CERTIFICATE_HINT: &str = "if a proxy stands between, add its root certificate to the system's, or name \
+                                    the certificate's file in SSL_CERT_FILE; is the machine's clock right?";
+
+/// Whether an error or one of its causes says this word, in letters of any case.
+pub fn says(error: &(dyn std::error::Error + 'static), word: &str) -> bool {
+    let is_word = |said: &str| said.eq_ignore_ascii_case(word);
+    chain(error).any(|error| error.to_string().split(|letter: char| !letter.is_alphanumeric()).any(is_word))
 }
 
 /// The chain of causes, each said once and in one line.
 fn causes(error: &Error) -> Vec<String> {
     let mut said = error.message().to_owned();
     let mut out = Vec::new();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
+    for cause in chain(error).skip(1) {
         let text = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         let text: String = text.chars().take(CAUSE_CHARACTERS_MAX).collect();
         if !said.contains(&text) {
             said.push_str(&text);
             out.push(text);
         }
-        next = cause.source();
     }
     out
 }

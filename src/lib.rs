@@ -9,8 +9,6 @@ pub mod clock;
 pub mod types;
 // ↓
 pub mod change;
-// ↓
-pub mod batch;
 
 // What the user wrote, files as tables, SQL as plans.
 pub mod config;

@@ -1,25 +1,21 @@
 //! Change files in memory, for the tests of every module that reads them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::util::display::array_value_to_string;
-use chrono::{DateTime, Utc};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
-use uuid::Uuid;
 
 use crate::catalog::cdc::CdcRules;
 use crate::catalog::inflate::{Staging, StagingLimits};
 use crate::catalog::opened::{OpenedFile, Opener};
 use crate::catalog::table::ReadRules;
 use crate::change::{ChangeFile, FileFormat, FileKind, TableName};
-use crate::clock::Clock;
 use crate::config::{CsvConfig, Order};
 
 /// The table that sample files belong to, where nothing else is said.
@@ -135,20 +131,6 @@ pub(crate) fn plain_rules() -> ReadRules {
 /// A session as tables get it, in the database of [`orders`].
 pub(crate) fn session(partitions: usize) -> SessionContext {
     crate::transform::session::new(Arc::new(RuntimeEnv::default()), "shop", partitions)
-}
-
-/// A clock that stands still and counts its ids.
-#[derive(Debug, Default)]
-pub(crate) struct StillClock(AtomicU64);
-
-impl Clock for StillClock {
-    fn now(&self) -> DateTime<Utc> {
-        DateTime::UNIX_EPOCH
-    }
-
-    fn fresh_id(&self) -> Uuid {
-        Uuid::from_u128(u128::from(self.0.fetch_add(1, Ordering::SeqCst)))
-    }
 }
 
 /// Numbers that look random and are the same for the same seed.

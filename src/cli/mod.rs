@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, chain};
 use crate::observe::log;
 
 mod check;
@@ -107,14 +107,8 @@ fn fail(error: &Error) -> ExitCode {
 }
 
 fn is_broken_pipe(error: &Error) -> bool {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(cause) = next {
-        if cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
-            return true;
-        }
-        next = cause.source();
-    }
-    false
+    let is_pipe = |io: &std::io::Error| io.kind() == std::io::ErrorKind::BrokenPipe;
+    chain(error).any(|cause| cause.downcast_ref().is_some_and(is_pipe))
 }
 
 /// A line for people, on stderr.

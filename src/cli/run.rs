@@ -20,8 +20,9 @@ use crate::pipeline::{Pipeline, memory_of, staging_of};
 use crate::sink::Sink;
 use crate::sink::bigquery::BigQuerySink;
 use crate::sink::delta::DeltaSink;
-use crate::source::folder::KnownFiles;
+use crate::source::folder::{KnownFiles, NothingKnown};
 use crate::source::{self, Delivery, Source};
+use crate::storage::S3Location;
 
 /// Most deliveries of one run.
 const DELIVERIES_MAX: usize = 500_000;
@@ -53,8 +54,11 @@ pub(super) async fn run(args: RunArgs) -> Result<Ended> {
     end_on_signals(&shutdown)?;
     let sink = open_sink(&config, &clock)?;
     let ledger = Ledger::open(config.ledger()?, &sink.describe(), Arc::clone(&clock)).await?;
-    let known = Arc::new(LedgerFiles::read(&ledger).await?);
-    let source = source::open(&config, Some(ledger.created()), known, &clock).await?;
+    let known: Arc<dyn KnownFiles> = match S3Location::is_meant_by(&config.source.files) {
+        true => Arc::new(NothingKnown),
+        false => Arc::new(LedgerFiles::read(&ledger).await?),
+    };
+    let source = source::open(&config, ledger.created(), known, &clock).await?;
     let observer: Arc<dyn Observer> = if args.once { progress::for_stderr().into() } else { Arc::new(progress::Lines) };
     let tables_at_once = if args.once { config.pipeline.tables_at_once } else { daemon::tables_at_once(&config) };
     let pipeline = Pipeline {
@@ -78,14 +82,7 @@ async fn until_told(pipeline: Pipeline, source: Arc<dyn Source>) -> Result<Ended
         sink = pipeline.sink.describe(),
         "started"
     );
-    let totals = Daemon::new(pipeline, source, Pace::default()).run().await?;
-    tracing::info!(
-        received = totals.received,
-        acknowledged = totals.acknowledged,
-        given_back = totals.given_back,
-        files_done = totals.files,
-        "ended"
-    );
+    Daemon::new(pipeline, source, Pace::default()).run().await?;
     Ok(Ended::Fine)
 }
 

@@ -74,7 +74,10 @@ pub(super) fn tell_trouble(report: &RunReport, left: &[Error]) {
     let set_aside: usize = report.tables.values().map(|table| table.set_aside.len()).sum();
     let stopped = report.tables.values().filter(|table| table.stopped.is_some()).count();
     if set_aside > 0 || stopped > 0 {
-        tell(&format!("{set_aside} files were set aside and {stopped} tables stopped; `freshet show TABLE` tells why"));
+        tell(&format!(
+            "{set_aside} files were set aside and {stopped} tables stopped; the log lines above say why, and for files \
+             `freshet show TABLE` still will later"
+        ));
     }
 }
 
@@ -83,8 +86,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::batch::MergeCounts;
     use crate::change::TableName;
+    use crate::change::batch::MergeCounts;
     use crate::pipeline::report::TableReport;
 
     fn report() -> RunReport {

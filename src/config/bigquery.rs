@@ -11,15 +11,16 @@ pub struct BigQueryConfig {
     pub location: String,
     /// The dataset of each database.
     pub dataset: DatasetName,
-    /// The Cloud KMS key of datasets that freshet makes, as `projects/…/cryptoKeys/…`.
+    /// The Cloud KMS key of datasets and tables that freshet makes, and of what queries keep for a while, as
+    /// `projects/…/cryptoKeys/…`.
     pub kms_key: Option<String>,
     /// Labels of datasets, tables and jobs that freshet makes.
     pub labels: BTreeMap<String, String>,
     /// Whether missing datasets and tables are made.
     pub create: Create,
-    /// The REST API, where it is not Google's own; plain `http://` is used without credentials.
+    /// The REST API, where it is not Google's own. Where both are plain `http://` no credentials are looked for.
     pub rest_endpoint: Option<String>,
-    /// The gRPC API, where it is not Google's own; plain `http://` is used without credentials.
+    /// The gRPC API, where it is not Google's own.
     pub grpc_endpoint: Option<String>,
 }
 

@@ -108,7 +108,6 @@ pub(super) fn pipeline(at: &Cursor<'_>, config: &PipelineConfig) -> Result<()> {
 /// The names at the sink that the tables seen so far write, in lower case, and which table writes each.
 pub(super) struct Targets {
     written: HashMap<String, String>,
-    dataset: DatasetName,
     /// What is written beside the final table.
     suffixes: &'static [&'static str],
 }
@@ -116,18 +115,17 @@ pub(super) struct Targets {
 impl Targets {
     /// None seen so far, at this sink.
     pub(super) fn of(sink: Option<&SinkConfig>) -> Self {
-        let (dataset, suffixes): (_, &[&str]) = match sink {
-            Some(SinkConfig::BigQuery(config)) => (config.dataset.clone(), &["", "_changes", "_tombstones", "_live"]),
-            Some(SinkConfig::Delta { .. }) | None => (DatasetName::default(), &["", "_changes", "_tombstones"]),
+        let suffixes: &[&str] = match sink {
+            Some(SinkConfig::BigQuery(_)) => &["", "_changes", "_tombstones", "_live"],
+            Some(SinkConfig::Delta { .. }) | None => &["", "_changes", "_tombstones"],
         };
-        Self { written: HashMap::new(), dataset, suffixes }
+        Self { written: HashMap::new(), suffixes }
     }
 
-    /// Adds a table; an error where another one writes the same.
-    pub(super) fn add(&mut self, at: &Cursor<'_>, name: &TableName, config: &TableConfig) -> Result<()> {
-        let own = TableName::new(self.dataset.of(&name.database), &name.table);
-        let target = config.target.as_ref().unwrap_or(&own).to_string().to_lowercase();
-        let suffixes: &[&str] = match config.mode {
+    /// Adds a table's target; an error where another table writes the same.
+    pub(super) fn add(&mut self, at: &Cursor<'_>, target: &TableName, mode: Option<Mode>) -> Result<()> {
+        let target = target.to_string().to_lowercase();
+        let suffixes: &[&str] = match mode {
             Some(Mode::Append) => &["_changes"],
             Some(Mode::Merge) | None => self.suffixes,
         };

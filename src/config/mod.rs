@@ -8,8 +8,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::batch::BatchLimits;
 use crate::change::TableName;
+use crate::change::batch::BatchLimits;
 use crate::error::{Error, Result};
 use crate::types::{ColumnType, same_name};
 
@@ -100,16 +100,11 @@ impl Config {
             _ => self.unlisted.as_ref(),
         }
     }
-}
 
-impl Config {
     /// The table's name at the sink: its `target`, else its own in the dataset that the sink gives its database.
     pub fn target_name(&self, table: &TableName, config: &TableConfig) -> TableName {
-        let dataset = |database: &str| match &self.sink {
-            Some(SinkConfig::BigQuery(bigquery)) => bigquery.dataset.of(database),
-            _ => database.to_owned(),
-        };
-        config.target.clone().unwrap_or_else(|| TableName::new(dataset(&table.database), &table.table))
+        let own = || TableName::new(SinkConfig::dataset(self.sink.as_ref(), &table.database), &table.table);
+        config.target.clone().unwrap_or_else(own)
     }
 }
 
@@ -152,6 +147,16 @@ pub enum SinkConfig {
     },
     /// BigQuery.
     BigQuery(Box<BigQueryConfig>),
+}
+
+impl SinkConfig {
+    /// The dataset, or folder, of a database's tables at this sink.
+    fn dataset(sink: Option<&Self>, database: &str) -> String {
+        match sink {
+            Some(Self::BigQuery(bigquery)) => bigquery.dataset.of(database),
+            Some(Self::Delta { .. }) | None => database.to_owned(),
+        }
+    }
 }
 
 /// What a target keeps of the changes.

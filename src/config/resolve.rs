@@ -11,8 +11,8 @@ use super::{
     BigQueryConfig, Config, Create, CsvConfig, DatasetName, Mode, NotificationChannel, OnDelete, Order, PipelineConfig,
     QUERIES, Since, SinkConfig, SourceConfig, StorageConfig, TableConfig, checks,
 };
-use crate::batch::BatchLimits;
 use crate::change::TableName;
+use crate::change::batch::BatchLimits;
 use crate::error::{Error, Result};
 use crate::types::ColumnType;
 
@@ -206,10 +206,7 @@ fn databases(
     let mut written = checks::Targets::of(sink);
     for (database, below) in at.entries("databases by name")? {
         below.only(&["tables"])?;
-        let dataset = match sink {
-            Some(SinkConfig::BigQuery(bigquery)) => bigquery.dataset.of(database),
-            _ => database.to_owned(),
-        };
+        let dataset = SinkConfig::dataset(sink, database);
         let Some(tables) = below.get("tables") else {
             continue;
         };
@@ -223,7 +220,8 @@ fn databases(
                 return Err(item.error("is listed twice").hint("write the table once, with all its keys"));
             }
             let config = listed(&item, &dataset, defaults, folder)?;
-            written.add(&item, &name, &config)?;
+            let target = config.target.clone().unwrap_or_else(|| TableName::new(&dataset, &name.table));
+            written.add(&item, &target, config.mode)?;
             out.insert(name, config);
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::batch::{self, MergeCounts};
+use crate::change::batch::{self, MergeCounts};
 use crate::change::{ChangeFile, FileId, TableName};
 use crate::daemon::pace::Pace;
 use crate::error::Result;
@@ -16,14 +16,14 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::table_run::{MergeWork, TableRun};
 
 /// Tries of a file that cannot be read before it is let go, to come again when its source thinks fit.
-const UNREAD_TRIES_MAX: u32 = 8;
+const FAILURES_MAX: u32 = 8;
 
 /// A merge that came to its end, and what it did.
 pub(super) type Merged = (MergeWork, Result<MergeCounts>);
 
-/// A worker's agenda.
+/// What one table has in hand and has yet to do, and since when or until when each of it waits.
 pub(super) struct Agenda {
-    pub(super) pace: Pace,
+    pace: Pace,
     pub(super) run: Option<TableRun>,
     pub(super) in_hand: HashMap<FileId, Waiting>,
     /// When the first of the files that may be carried now arrived.
@@ -49,8 +49,8 @@ pub(super) struct Agenda {
 pub(super) struct Waiting {
     pub(super) file: ChangeFile,
     /// How often it could not be read, and when it may be tried again.
-    pub(super) unread: u32,
-    pub(super) not_before: Instant,
+    failures: u32,
+    not_before: Instant,
 }
 
 impl Agenda {
@@ -79,7 +79,7 @@ impl Agenda {
         let full = self.in_hand.len() >= limits.files_max || self.bytes() >= limits.bytes_max;
         let wait = if full { Duration::ZERO } else { limits.age_max };
         let put_off =
-            self.in_hand.values().filter(|waiting| waiting.unread > 0).map(|waiting| waiting.not_before).min();
+            self.in_hand.values().filter(|waiting| waiting.failures > 0).map(|waiting| waiting.not_before).min();
         let now = (self.turn_due || self.held).then_some(self.not_before);
         let merge_at = self.merge_at.filter(|_| self.merges.is_empty());
         let first = [now, self.since.map(|since| since + wait), put_off, merge_at, Some(self.look_at)];
@@ -103,7 +103,7 @@ impl Agenda {
     pub(super) fn take_in_hand(&mut self, files: Vec<ChangeFile>, now: Instant) {
         for file in files {
             if let Entry::Vacant(place) = self.in_hand.entry(file.id()) {
-                place.insert(Waiting { file, unread: 0, not_before: now });
+                place.insert(Waiting { file, failures: 0, not_before: now });
                 self.since.get_or_insert(now);
             }
         }
@@ -135,11 +135,11 @@ impl Agenda {
         let mut given_up = Vec::new();
         for file in files.iter().map(ChangeFile::id) {
             let Some(waiting) = self.in_hand.get_mut(&file) else { continue };
-            waiting.unread = waiting.unread.saturating_add(1);
-            waiting.not_before = now + (self.pace.pause * (1 << waiting.unread.min(6))).min(self.pace.pause_max);
+            waiting.failures = waiting.failures.saturating_add(1);
+            waiting.not_before = now + (self.pace.pause * (1 << waiting.failures.min(6))).min(self.pace.pause_max);
             // What waits in the chain has no other place to come from.
             let held = self.run.as_mut().is_some_and(|run| run.ledger().state().is_held(file));
-            if waiting.unread >= UNREAD_TRIES_MAX && others_read && !held {
+            if waiting.failures >= FAILURES_MAX && others_read && !held {
                 self.in_hand.remove(&file);
                 given_up.push(file);
             }
@@ -157,15 +157,21 @@ impl Agenda {
         self.keep_waiting(now);
     }
 
-    /// After a turn in which not all was done, what is left waits its time.
-    pub(super) fn wait(&mut self, pause: Duration, now: Instant) {
-        self.not_before = now + pause;
+    /// The chain was read to its end.
+    pub(super) fn looked(&mut self, now: Instant) {
+        self.look_at = now + self.pace.looks_every;
+    }
+
+    /// After a turn in which not all was done, what is left waits its time; after the next failure, twice as long.
+    pub(super) fn wait(&mut self, jittered: Duration, now: Instant) {
+        self.not_before = now + jittered;
+        self.pause = (self.pause * 2).min(self.pace.pause_max);
         self.turn_due = true;
         self.keep_waiting(now);
     }
 
-    pub(super) fn keep_waiting(&mut self, now: Instant) {
-        if self.in_hand.values().any(|waiting| waiting.unread == 0) {
+    fn keep_waiting(&mut self, now: Instant) {
+        if self.in_hand.values().any(|waiting| waiting.failures == 0) {
             self.since.get_or_insert(now);
         }
     }
@@ -182,34 +188,20 @@ impl Agenda {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::{FileFormat, FileKind};
-
-    fn file(name: &str) -> ChangeFile {
-        ChangeFile {
-            location: name.into(),
-            path: name.into(),
-            size: 10,
-            version: "v".into(),
-            e_tag: None,
-            modified_ms: 0,
-            table: TableName::new("db", "t"),
-            kind: FileKind::Cdc,
-            format: FileFormat::Parquet,
-            gzip: false,
-            time_ms: 0,
-            rows: None,
-        }
-    }
 
     #[tokio::test]
     async fn a_file_is_given_up_only_where_others_can_be_read() {
         let now = Instant::now();
+        let a = ChangeFile::sample("a");
         let mut agenda = Agenda::new(Pace::default(), now);
-        agenda.take_in_hand(vec![file("a")], now);
+        agenda.take_in_hand(vec![a.clone()], now);
         for _ in 0..100 {
-            assert!(agenda.put_off(&[file("a")], false, now).is_empty(), "the store is out of order, not the file");
+            assert!(
+                agenda.put_off(std::slice::from_ref(&a), false, now).is_empty(),
+                "the store is out of order, not the file"
+            );
         }
-        assert_eq!(agenda.put_off(&[file("a")], true, now), [file("a").id()]);
+        assert_eq!(agenda.put_off(std::slice::from_ref(&a), true, now), [a.id()]);
         assert_eq!(agenda.bytes(), 0);
     }
 
@@ -217,16 +209,17 @@ mod tests {
     async fn a_file_that_cannot_be_read_waits_by_itself_and_longer_each_time() {
         let now = Instant::now();
         let pace = Pace::default();
+        let (a, b) = (ChangeFile::sample("a"), ChangeFile::sample("b"));
         let mut agenda = Agenda::new(pace, now);
-        agenda.take_in_hand(vec![file("a"), file("b")], now);
+        agenda.take_in_hand(vec![a.clone(), b.clone()], now);
         let pauses: Vec<Duration> = (0..8)
             .map(|_| {
-                agenda.put_off(&[file("a")], false, now);
-                agenda.in_hand[&file("a").id()].not_before - now
+                agenda.put_off(std::slice::from_ref(&a), false, now);
+                agenda.in_hand[&a.id()].not_before - now
             })
             .collect();
         assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]) && pauses[0] < pauses[2], "{pauses:?}");
         assert_eq!(pauses.last(), Some(&pace.pause_max));
-        assert_eq!(agenda.in_hand[&file("b").id()].not_before, now);
+        assert_eq!(agenda.in_hand[&b.id()].not_before, now);
     }
 }

@@ -91,27 +91,9 @@ impl Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::{FileFormat, FileKind, TableName};
-
-    fn file(name: &str) -> ChangeFile {
-        ChangeFile {
-            location: name.into(),
-            path: name.into(),
-            size: 1,
-            version: "v".into(),
-            e_tag: None,
-            modified_ms: 0,
-            table: TableName::new("db", "t"),
-            kind: FileKind::Cdc,
-            format: FileFormat::Parquet,
-            gzip: false,
-            time_ms: 0,
-            rows: None,
-        }
-    }
 
     fn delivery(receipt: &str, files: &[&str]) -> Delivery {
-        Delivery { files: files.iter().map(|name| file(name)).collect(), receipt: receipt.into() }
+        Delivery { files: files.iter().map(|name| ChangeFile::sample(name)).collect(), receipt: receipt.into() }
     }
 
     fn names(files: &[ChangeFile]) -> Vec<&str> {
@@ -128,10 +110,10 @@ mod tests {
     fn a_delivery_is_done_with_the_last_of_its_files() {
         let mut flight = Flight::default();
         assert_eq!(names(&flight.add(delivery("1", &["a", "b"]))), ["a", "b"]);
-        assert!(flight.done([file("a").id()]).is_empty());
-        assert_eq!(receipts(&flight.done([file("b").id()])), ["1"]);
+        assert!(flight.done([ChangeFile::sample("a").id()]).is_empty());
+        assert_eq!(receipts(&flight.done([ChangeFile::sample("b").id()])), ["1"]);
         assert_eq!(flight.files(), 0);
-        assert!(flight.done([file("b").id()]).is_empty());
+        assert!(flight.done([ChangeFile::sample("b").id()]).is_empty());
     }
 
     #[test]
@@ -139,15 +121,15 @@ mod tests {
         let mut flight = Flight::default();
         flight.add(delivery("1", &["a"]));
         assert_eq!(names(&flight.add(delivery("2", &["a", "b"]))), ["b"]);
-        assert_eq!(receipts(&flight.done([file("a").id()])), ["1"]);
-        assert_eq!(receipts(&flight.done([file("b").id()])), ["2"]);
+        assert_eq!(receipts(&flight.done([ChangeFile::sample("a").id()])), ["1"]);
+        assert_eq!(receipts(&flight.done([ChangeFile::sample("b").id()])), ["2"]);
     }
 
     #[test]
     fn a_file_named_twice_in_one_delivery_counts_once() {
         let mut flight = Flight::default();
         assert_eq!(names(&flight.add(delivery("1", &["a", "a"]))), ["a"]);
-        assert_eq!(receipts(&flight.done([file("a").id()])), ["1"]);
+        assert_eq!(receipts(&flight.done([ChangeFile::sample("a").id()])), ["1"]);
     }
 
     #[test]
@@ -155,10 +137,10 @@ mod tests {
         let mut flight = Flight::default();
         flight.add(delivery("1", &["a", "b"]));
         flight.add(delivery("2", &["b", "c"]));
-        assert_eq!(receipts(&flight.drop_files([file("a").id()])), ["1"]);
+        assert_eq!(receipts(&flight.drop_files([ChangeFile::sample("a").id()])), ["1"]);
         assert_eq!(flight.files(), 2, "the second delivery still waits for b and c");
-        assert!(flight.done([file("b").id()]).is_empty());
-        assert_eq!(receipts(&flight.done([file("c").id()])), ["2"]);
+        assert!(flight.done([ChangeFile::sample("b").id()]).is_empty());
+        assert_eq!(receipts(&flight.done([ChangeFile::sample("c").id()])), ["2"]);
         assert_eq!(names(&flight.add(delivery("1", &["a"]))), ["a"], "it may come again");
     }
 

@@ -10,25 +10,28 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::change::{ChangeFile, TableName};
 use crate::config::Config;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
 use crate::pipeline::report::Progress;
-use crate::source::{Received, Source};
+use crate::source::{Delivery, Received, Source};
 
 mod agenda;
 mod circuit;
 mod flight;
 mod pace;
+mod receiver;
 mod teller;
 mod worker;
 
+use agenda::Agenda;
 use circuit::Circuit;
 use flight::Flight;
-use teller::Teller;
+use receiver::Receiver;
+use teller::{Fate, Teller};
 use worker::{Answer, Worker};
 
 pub use pace::Pace;
@@ -113,14 +116,15 @@ impl Daemon {
             }
         }
         let (received, mut arrivals) = mpsc::channel(1);
-        let receiver = tokio::spawn(receive(
-            Arc::clone(&self.source),
-            self.pipeline.clone(),
-            self.circuit.closed(),
-            self.has_room.subscribe(),
-            received,
-            self.pace,
-        ));
+        let receiver = Receiver {
+            source: Arc::clone(&self.source),
+            clock: Arc::clone(&self.pipeline.clock),
+            pace: self.pace,
+            closed: self.circuit.closed(),
+            has_room: self.has_room.subscribe(),
+            arrivals: received,
+        };
+        let receiver = tokio::spawn(receiver.receive());
         let teller = Teller::start(Arc::clone(&self.source));
         let outcome = self.attend(&mut arrivals, &teller).await;
         receiver.abort();
@@ -131,10 +135,8 @@ impl Daemon {
             self.totals.received += received.deliveries.len() as u64;
             received.deliveries.into_iter().for_each(|delivery| _ = self.flight.add(delivery));
         }
-        let most = self.pipeline.config.pipeline.shutdown_grace + GIVING_BACK;
-        if tokio::time::timeout(most, self.end(teller)).await.is_err() {
-            tracing::warn!("the source does not answer; what is in hand comes again later");
-        }
+        self.end(teller).await;
+        self.say_standing("ended");
         outcome.map(|()| self.totals)
     }
 
@@ -156,7 +158,7 @@ impl Daemon {
                     Some(Err(error)) => return Err(error),
                     None => return Err(Error::bug("the task that receives ended")),
                 },
-                _ = standing.tick() => self.say_standing(),
+                _ = standing.tick() => self.say_standing("standing"),
             }
             self.has_room.send_if_modified(|known| {
                 let room = self.flight.files() < IN_HAND_MAX;
@@ -185,7 +187,7 @@ impl Daemon {
             // A worker ends only with the daemon, and then everything is given back.
             let _ = self.worker(&table).send(files);
         }
-        self.hear(Answer::Done(done), teller).await;
+        self.hear(Answer { fate: Fate::Done, files: done }, teller).await;
     }
 
     /// Whether the configuration lists the table; if not, that is told once.
@@ -208,70 +210,76 @@ impl Daemon {
                 answers: self.answers.0.clone(),
                 slots: Arc::clone(&self.slots),
                 circuit: Arc::clone(&self.circuit),
-                pace: self.pace,
             };
-            self.running.spawn(Box::pin(worker.work()));
+            self.running.spawn(Box::pin(worker.work(Agenda::new(self.pace, Instant::now()))));
             files
         })
     }
 
     /// Has the source told what a worker says of files.
     async fn hear(&mut self, answer: Answer, teller: &Teller) {
-        match answer {
-            Answer::Done(files) => {
+        let Answer { fate, files } = answer;
+        let deliveries = match fate {
+            Fate::Done => {
                 self.totals.files += files.len() as u64;
-                let deliveries = self.flight.done(files);
-                self.totals.acknowledged += deliveries.len() as u64;
-                teller.done(deliveries).await;
+                self.flight.done(files)
             }
-            Answer::LetGo(files) => {
-                let deliveries = self.flight.drop_files(files);
-                self.totals.given_back += deliveries.len() as u64;
-                teller.give_back(deliveries).await;
-            }
-            Answer::Leave(files) => {
-                let deliveries = self.flight.drop_files(files);
-                self.totals.given_back += deliveries.len() as u64;
-                teller.leave(deliveries).await;
-            }
-        }
+            Fate::GivenBack | Fate::Left => self.flight.drop_files(files),
+        };
+        self.tell(fate, deliveries, teller).await;
+    }
+
+    async fn tell(&mut self, fate: Fate, deliveries: Vec<Delivery>, teller: &Teller) {
+        let total = match fate {
+            Fate::Done => &mut self.totals.acknowledged,
+            Fate::GivenBack | Fate::Left => &mut self.totals.given_back,
+        };
+        *total += deliveries.len() as u64;
+        teller.tell(fate, deliveries).await;
     }
 
     /// Lets the workers finish their batches, as far as time allows, and gives back whatever is left.
     async fn end(&mut self, teller: Teller) {
         let grace = self.pipeline.config.pipeline.shutdown_grace;
         let end = Instant::now() + grace;
-        let deadline = end - GIVING_BACK.min(grace / 2);
         self.pipeline.shutdown.cancel();
         self.workers.clear();
+        if timeout_at(end - GIVING_BACK.min(grace / 2), self.finish(&teller)).await.is_err() {
+            let tables = self.running.len();
+            tracing::warn!(tables, "the time to finish is over; the next run finishes what is open");
+        }
+        self.running.shutdown().await;
+        if timeout_at(end, self.give_back_rest(teller)).await.is_err() {
+            tracing::warn!("the source does not answer in time; what was in hand comes again later, harmlessly");
+        }
+    }
+
+    /// Hears the workers until the last has ended.
+    async fn finish(&mut self, teller: &Teller) {
         loop {
             tokio::select! {
                 biased;
-                Some(answer) = self.answers.1.recv() => self.hear(answer, &teller).await,
+                Some(answer) = self.answers.1.recv() => self.hear(answer, teller).await,
                 ended = self.running.join_next() => if ended.is_none() {
-                    break;
+                    return;
                 },
-                () = tokio::time::sleep_until(deadline) => {
-                    let tables = self.running.len();
-                    tracing::warn!(tables, "the time to finish is over; the next run finishes what is open");
-                    break;
-                }
             }
         }
-        self.running.shutdown().await;
+    }
+
+    async fn give_back_rest(&mut self, teller: Teller) {
         while let Ok(answer) = self.answers.1.try_recv() {
             self.hear(answer, &teller).await;
         }
         let rest = self.flight.take_all();
-        self.totals.given_back += rest.len() as u64;
-        teller.give_back(rest).await;
-        teller.end(end).await;
+        self.tell(Fate::GivenBack, rest, &teller).await;
+        teller.end().await;
         if let Err(error) = self.source.close().await {
             tracing::warn!(error = error.report(), "messages could not be given back; they come again later");
         }
     }
 
-    fn say_standing(&self) {
+    fn say_standing(&self, what: &str) {
         let totals = self.totals;
         tracing::info!(
             received = totals.received,
@@ -280,48 +288,9 @@ impl Daemon {
             files_done = totals.files,
             files_in_hand = self.flight.files(),
             receiving = *self.circuit.closed().borrow(),
-            "standing"
+            "{what}"
         );
-    }
-}
-
-/// Receives while the circuit is closed and there is room. The first call must succeed or be worth repeating; later
-/// ones are repeated whatever they say, as what they complain of may be mended.
-async fn receive(
-    source: Arc<dyn Source>,
-    pipeline: Pipeline,
-    mut closed: watch::Receiver<bool>,
-    mut has_room: watch::Receiver<bool>,
-    arrivals: mpsc::Sender<Result<Received>>,
-    pace: Pace,
-) {
-    let (mut pause, mut first) = (pace.pause, true);
-    loop {
-        if has_room.wait_for(|yes| *yes).await.is_err() || closed.wait_for(|yes| *yes).await.is_err() {
-            return;
-        }
-        let wait = match source.receive().await {
-            Ok(received) => {
-                let wait = if received.deliveries.is_empty() { source.pause() } else { Duration::ZERO };
-                if arrivals.send(Ok(received)).await.is_err() {
-                    return;
-                }
-                (pause, first) = (pace.pause, false);
-                wait
-            }
-            Err(error) if first && error.kind() != Kind::Retry => {
-                // Nobody listens only where the daemon ends anyway.
-                let _ = arrivals.send(Err(error)).await;
-                return;
-            }
-            Err(error) => {
-                tracing::error!(error = error.report(), "nothing can be received now");
-                let wait = pipeline.clock.jittered(pause);
-                pause = (pause * 2).min(pace.pause_max);
-                wait
-            }
-        };
-        tokio::time::sleep(wait).await;
+        self.source.say_standing();
     }
 }
 

@@ -13,7 +13,7 @@ use crate::change::{ChangeFile, FileId, TableName};
 use crate::daemon::SHARES;
 use crate::daemon::agenda::{Agenda, Merged};
 use crate::daemon::circuit::{Circuit, Verdict};
-use crate::daemon::pace::Pace;
+use crate::daemon::teller::Fate;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::Pipeline;
 use crate::pipeline::report::{Progress, TableReport};
@@ -25,13 +25,9 @@ const KEPT_MAX: usize = 1_000;
 
 /// What a worker tells the daemon about files that it had in hand.
 #[derive(Debug)]
-pub(super) enum Answer {
-    /// They are done, or held in the table's chain.
-    Done(Vec<FileId>),
-    /// They are to be given back: another process may do better.
-    LetGo(Vec<FileId>),
-    /// They are to come again when their source thinks fit.
-    Leave(Vec<FileId>),
+pub(super) struct Answer {
+    pub(super) fate: Fate,
+    pub(super) files: Vec<FileId>,
 }
 
 /// A table's task.
@@ -43,7 +39,6 @@ pub(super) struct Worker {
     /// Shares of what may run at once.
     pub(super) slots: Arc<Semaphore>,
     pub(super) circuit: Arc<Circuit>,
-    pub(super) pace: Pace,
 }
 
 /// Merges beside the batches. Where that takes this machine's memory it takes all shares of a large batch.
@@ -63,8 +58,7 @@ fn shares_of(bytes: u64, bytes_max: u64) -> u16 {
 
 impl Worker {
     /// Works until the daemon shuts down.
-    pub(super) async fn work(mut self) {
-        let mut agenda = Agenda::new(self.pace, Instant::now());
+    pub(super) async fn work(mut self, mut agenda: Agenda) {
         let mut closed = self.circuit.closed();
         let shutdown = self.pipeline.shutdown.clone();
         loop {
@@ -135,11 +129,17 @@ impl Worker {
     async fn round(&mut self, agenda: &mut Agenda, report: &mut TableReport) -> Result<()> {
         let now = Instant::now();
         match &mut agenda.run {
-            // Other daemons, and this one while the table was stopped, may have left files in the chain.
-            Some(run) => _ = run.ledger().refresh().await?,
+            // Other daemons, and this one while the table was stopped, may have left files in the chain. Where they
+            // have not, what this one writes next tells it what it missed.
+            Some(run) if agenda.held || agenda.turn_due || agenda.look_at <= now => {
+                run.ledger().refresh().await?;
+                agenda.looked(now);
+            }
+            Some(_) => {}
             None => {
                 let runtime = setup::runtime(&self.pipeline.config, self.pipeline.memory.table_pool())?;
                 agenda.run = Some(TableRun::open(self.pipeline.clone(), &self.table, runtime).await?);
+                agenda.looked(now);
             }
         }
         agenda.take_held(now);
@@ -183,12 +183,11 @@ impl Worker {
         };
         let progressed = !finished.is_empty();
         agenda.turn_due = false;
-        agenda.look_at = now + self.pace.looks_every;
         agenda.forget(&finished);
         agenda.take_held(now);
-        self.answer(Answer::Done(finished.into_iter().collect())).await;
+        self.answer(Fate::Done, finished.into_iter().collect()).await;
         let given_up = agenda.put_off(&left, progressed, now);
-        self.answer(Answer::Leave(given_up)).await;
+        self.answer(Fate::Left, given_up).await;
         let outcome = match outcome {
             Ok(()) if !left.is_empty() && !progressed => {
                 Err(Error::retry("none of the batch's files can be read now").in_table(&self.table))
@@ -222,7 +221,6 @@ impl Worker {
             Verdict::TryAgain => {
                 self.tell(&Progress::Failing { table: &self.table, error: &error, pause: agenda.pause });
                 agenda.wait(self.pipeline.clock.jittered(agenda.pause), now);
-                agenda.pause = (agenda.pause * 2).min(self.pace.pause_max);
             }
             Verdict::LetGo => self.let_go(agenda).await,
             Verdict::Hold => self.stop(agenda, error).await,
@@ -246,13 +244,13 @@ impl Worker {
         match self.write_held(agenda, &files).await {
             Ok(()) => {
                 agenda.in_hand.clear();
-                self.answer(Answer::Done(files.iter().map(ChangeFile::id).collect())).await;
+                self.answer(Fate::Done, files.iter().map(ChangeFile::id).collect()).await;
             }
             Err(error) => {
                 tracing::error!(table = %self.table, files = files.len(), error = error.report(), "files cannot be held");
                 let left: Vec<FileId> = files.iter().skip(KEPT_MAX).map(ChangeFile::id).collect();
                 left.iter().for_each(|file| _ = agenda.in_hand.remove(file));
-                self.answer(Answer::Leave(left)).await;
+                self.answer(Fate::Left, left).await;
             }
         }
     }
@@ -272,14 +270,13 @@ impl Worker {
     async fn let_go(&mut self, agenda: &mut Agenda) {
         agenda.close();
         let files = agenda.in_hand.drain().map(|(file, _)| file).collect();
-        self.answer(Answer::LetGo(files)).await;
+        self.answer(Fate::GivenBack, files).await;
     }
 
-    async fn answer(&self, answer: Answer) {
-        let (Answer::Done(files) | Answer::LetGo(files) | Answer::Leave(files)) = &answer;
+    async fn answer(&self, fate: Fate, files: Vec<FileId>) {
         if !files.is_empty() {
             // Where nobody listens any more the daemon is at its end and gives everything back itself.
-            let _ = self.answers.send(answer).await;
+            let _ = self.answers.send(Answer { fate, files }).await;
         }
     }
 

@@ -7,7 +7,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{Attempt, MergeAttempt, MergeCounts, Prepared};
+use crate::change::batch::{Attempt, MergeAttempt, MergeCounts, Prepared};
 use crate::change::{ChangeFile, FileId, FileKind, TableName};
 use crate::config::{Order, TargetRules};
 use crate::error::{Error, Result};

@@ -199,10 +199,10 @@ fn trouble(root: &Path, verb: &str, key: &str, error: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::samples::CountingClock;
+    use crate::clock::StillClock;
 
     fn folder(root: &Path) -> Folder {
-        Folder::new(root.into(), CountingClock::shared())
+        Folder::new(root.into(), StillClock::shared())
     }
 
     #[tokio::test]

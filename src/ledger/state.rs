@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use crate::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
+use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
 use crate::change::{ChangeFile, FileId};
 use crate::config::{Mode, TargetRules};
 use crate::error::{Error, Result};
@@ -54,8 +54,7 @@ pub struct State {
     attempts: HashMap<String, u64>,
     open_intents: BTreeMap<u64, Intent>,
     outcomes: BTreeMap<u64, CommitOutcome>,
-    /// Attempts by the number of their intent.
-    /// Committed rows that no finished merge has: their attempt, and how many.
+    /// Committed rows that no finished merge has, by the number of their intent: their attempt, and how many.
     unmerged: BTreeMap<u64, (Attempt, u64)>,
     held: BTreeMap<FileId, ChangeFile>,
     open_merge: Option<(u64, MergeAttempt)>,
@@ -167,8 +166,8 @@ impl State {
         self.merged.get(&merge).copied()
     }
 
-    /// The attempts whose committed rows are in no finished merge, and how many rows, in the order of their intents. None in
-    /// mode `append`.
+    /// The attempts whose committed rows are in no finished merge, and how many rows, in the order of their intents.
+    /// None in mode `append`.
     pub fn unmerged(&self) -> impl Iterator<Item = (&Attempt, u64)> {
         self.unmerged.values().map(|(attempt, rows)| (attempt, *rows))
     }

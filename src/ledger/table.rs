@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
+use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
 use crate::change::{ChangeFile, FileId, TableName};
 use crate::clock::Clock;
 use crate::config::Order;

@@ -9,10 +9,11 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::chain::Pace;
 use super::faulty::{Fault, Faulty};
-use super::samples::{CountingClock, file, intent, opening, table};
+use super::samples::{file, intent, opening, table};
 use super::*;
-use crate::batch::{Attempt, CommitOutcome, MergeCounts};
+use crate::change::batch::{Attempt, CommitOutcome, MergeCounts};
 use crate::clock::Clock;
+use crate::clock::StillClock;
 use crate::config::Order;
 use crate::error::Kind;
 
@@ -29,7 +30,7 @@ async fn ledger_on(store: Arc<dyn ObjectStore>, clock: &Arc<dyn Clock>) -> Resul
 
 async fn memory_ledger() -> (Arc<InMemory>, Ledger) {
     let store = Arc::new(InMemory::new());
-    let ledger = ledger_on(Arc::clone(&store) as _, &CountingClock::shared()).await.unwrap();
+    let ledger = ledger_on(Arc::clone(&store) as _, &StillClock::shared()).await.unwrap();
     (store, ledger)
 }
 
@@ -56,7 +57,7 @@ fn attempt(id: &str) -> Attempt {
 
 #[tokio::test]
 async fn a_ledger_opened_again_is_the_same_one() {
-    let clock = CountingClock::shared();
+    let clock = StillClock::shared();
     let store = Arc::new(InMemory::new());
     let first = ledger_on(Arc::clone(&store) as _, &clock).await.unwrap();
     let again = ledger_on(Arc::clone(&store) as _, &clock).await.unwrap();
@@ -79,7 +80,7 @@ async fn a_foreign_newer_garbled_or_emptied_ledger_is_refused_with_a_hint() {
     for (root, what) in cases {
         let store = Arc::new(InMemory::new());
         put(&store, "freshet/ledger/ledger.json", root).await;
-        let error = ledger_on(Arc::clone(&store) as _, &CountingClock::shared()).await.unwrap_err();
+        let error = ledger_on(Arc::clone(&store) as _, &StillClock::shared()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::User, "{root}");
         assert!(error.message().contains(what) && error.hint_text().is_some(), "{}", error.report());
         let read = store.get(&Path::from("freshet/ledger/ledger.json")).await.unwrap().bytes().await.unwrap();
@@ -93,7 +94,7 @@ async fn a_ledger_with_tables_but_without_its_root_is_refused() {
     let mut table = ledger.table(&table(), opening()).await.unwrap();
     table.claim(intent("a", &["f"])).await.unwrap();
     store.delete(&Path::from("freshet/ledger/ledger.json")).await.unwrap();
-    let error = ledger_on(store as _, &CountingClock::shared()).await.unwrap_err();
+    let error = ledger_on(store as _, &StillClock::shared()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::User);
     assert!(error.hint_text().unwrap().contains("restore"));
 }
@@ -102,7 +103,7 @@ async fn a_ledger_with_tables_but_without_its_root_is_refused() {
 async fn a_store_that_overwrites_or_denies_is_refused_and_one_that_stutters_is_not() {
     let open = async |script: &[Fault]| {
         let store = Faulty::scripted(Arc::new(InMemory::new()), script);
-        let opened = ledger_on(Arc::clone(&store) as _, &CountingClock::shared()).await;
+        let opened = ledger_on(Arc::clone(&store) as _, &StillClock::shared()).await;
         (opened, store.rest())
     };
     for script in [&[Fault::None, Fault::Overwrites][..], &[Fault::Denied]] {
@@ -141,10 +142,10 @@ async fn a_folder_ledger_is_created_kept_and_read_without_being_written() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("state/ledger");
     let place = place.to_str().unwrap();
-    assert!(Ledger::look(place, SINK, CountingClock::shared()).await.unwrap().is_none());
+    assert!(Ledger::look(place, SINK, StillClock::shared()).await.unwrap().is_none());
     assert!(!dir.path().join("state").exists(), "looking created something");
 
-    let ledger = Ledger::open(&format!("file://{place}"), SINK, CountingClock::shared()).await.unwrap();
+    let ledger = Ledger::open(&format!("file://{place}"), SINK, StillClock::shared()).await.unwrap();
     for name in ["users", "x/y", "사용자", "..", ""] {
         let mut table = ledger.table(&TableName::new("db", name), opening()).await.unwrap();
         assert_eq!(table.claim(intent("a", &["f", "g"])).await.unwrap(), Claim::Taken(2));
@@ -154,14 +155,14 @@ async fn a_folder_ledger_is_created_kept_and_read_without_being_written() {
     std::fs::write(dir.path().join("state/ledger/tables/db/users/.tmp-9"), "torn").unwrap();
     std::fs::create_dir_all(dir.path().join("state/ledger/tables/db/begun_by_a_crash")).unwrap();
 
-    let again = Ledger::look(place, SINK, CountingClock::shared()).await.unwrap().unwrap();
+    let again = Ledger::look(place, SINK, StillClock::shared()).await.unwrap().unwrap();
     assert_eq!(again.id(), ledger.id());
     assert_eq!(again.tables().await.unwrap().len(), 5);
     let state = again.peek(&users).await.unwrap();
     assert_eq!((state.head(), state.files_committed()), (3, 2));
     let mut table = again.table(&users, opening()).await.unwrap();
     assert_eq!(table.claim(intent("b", &["h"])).await.unwrap_err().kind(), Kind::Bug);
-    let error = Ledger::open(place, "another sink", CountingClock::shared()).await.unwrap_err();
+    let error = Ledger::open(place, "another sink", StillClock::shared()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::User);
 }
 
@@ -170,13 +171,13 @@ async fn the_ledger_of_a_bucket_lies_below_its_prefix_as_written_and_is_named_in
     let store = Arc::new(InMemory::new());
     let place = S3Location::parse("s3://cdc-state/a b%20/ledger/").unwrap();
     let objects = Objects::at(Arc::clone(&store) as _, &place).unwrap();
-    Ledger::in_store(Store::Objects(objects.clone()), SINK, CountingClock::shared()).await.unwrap();
+    Ledger::in_store(Store::Objects(objects.clone()), SINK, StillClock::shared()).await.unwrap();
     assert_eq!(paths(&store).await, ["a b%20/ledger/ledger.json"]);
-    let error = Ledger::in_store(Store::Objects(objects), "other", CountingClock::shared()).await.unwrap_err();
+    let error = Ledger::in_store(Store::Objects(objects), "other", StillClock::shared()).await.unwrap_err();
     assert!(error.message().contains("in s3://cdc-state/a b%20/ledger belongs to another sink"), "{error}");
     let whole = S3Location::parse("s3://cdc-state").unwrap();
     let objects = Objects::at(Arc::clone(&store) as _, &whole).unwrap();
-    Ledger::in_store(Store::Objects(objects), SINK, CountingClock::shared()).await.unwrap();
+    Ledger::in_store(Store::Objects(objects), SINK, StillClock::shared()).await.unwrap();
     assert_eq!(paths(&store).await, ["a b%20/ledger/ledger.json", "ledger.json"]);
 }
 
@@ -192,7 +193,7 @@ async fn a_location_is_a_folder_a_file_url_or_in_s3_and_nothing_else() {
         "://",
         "http://[x",
     ] {
-        let error = Ledger::open(location, SINK, CountingClock::shared()).await.unwrap_err();
+        let error = Ledger::open(location, SINK, StillClock::shared()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::User, "{location}");
         assert!(error.hint_text().is_some());
     }

@@ -34,7 +34,7 @@ impl Observer for Lines {
                 "merged"
             ),
             Progress::SetAside { table, error } => tracing::warn!(%table, error = error.report(), "file set aside"),
-            Progress::Unread { table, error } => tracing::warn!(%table, error = error.report(), "file vanished unread"),
+            Progress::Vanished { table, error } => tracing::warn!(%table, error = error.report(), "file vanished"),
             Progress::Failing { table, error, pause } => tracing::warn!(
                 %table,
                 error = error.report(),
@@ -101,7 +101,7 @@ impl Observer for Bars {
                 }
             }
             Progress::SetAside { error, .. } => self.say("set aside", error),
-            Progress::Unread { error, .. } => self.say("vanished unread", error),
+            Progress::Vanished { error, .. } => self.say("vanished", error),
             Progress::Failing { error, .. } => self.say("failed; to be tried again", error),
             Progress::Left { error } => self.say("left", error),
             Progress::TableStopped { error, .. } => self.say("stopped", error),

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
 
-use crate::batch::CommitOutcome;
 use crate::catalog::content::{self, Refusal};
 use crate::catalog::opened::{OpenedFile, Opener};
 use crate::change::ChangeFile;
+use crate::change::batch::CommitOutcome;
 use crate::clock::Clock;
 use crate::config::{CsvConfig, TargetRules};
 use crate::error::{Error, Kind, Result};
@@ -75,11 +75,11 @@ impl TableRun {
         report: &mut TableReport,
     ) -> Result<Vec<ChangeFile>> {
         let named = error.place().file.as_ref().and_then(|name| files.iter().position(|file| file.location == *name));
-        let vanished = named.and_then(|at| end_of_unread(&files[at], &error).map(|state| (at, state)));
+        let vanished = named.and_then(|at| end_of_vanished(&files[at], &error).map(|state| (at, state)));
         let Some((at, state)) = vanished else { return Err(error) };
         let mut others = files;
         let file = others.remove(at);
-        self.end_unread(&file, state, error, report).await?;
+        self.end_vanished(&file, state, error, report).await?;
         Ok(others)
     }
 
@@ -163,13 +163,23 @@ impl TableRun {
                 Err(error) => failed.push((file, error)),
             }
         }
+        if !opened.is_empty() {
+            // Others can be read, so where one may not be that is its own fault.
+            let is_denied = |error: &Error| content::refusal(error) == Some(Refusal::Denied);
+            let blamed = |error: Error| if is_denied(&error) { error.with_kind(Kind::Data) } else { error };
+            failed = failed.into_iter().map(|(file, error)| (file, blamed(error))).collect();
+        }
+        let stops = |(file, error): &(&ChangeFile, Error)| {
+            end_of_vanished(file, error).is_none() && error.kind() != Kind::Retry
+        };
+        // What stops the batch comes before a word on the others, which its next try would say again.
+        if let Some(stopped_by) = failed.iter().position(stops) {
+            return Err(failed.swap_remove(stopped_by).1);
+        }
         for (file, error) in failed {
-            match (end_of_unread(file, &error), content::refusal(&error)) {
-                (Some(state), _) => self.end_unread(file, state, error, report).await?,
-                // Others can be read, so it is this file that may not be.
-                (None, Some(Refusal::Denied)) if !opened.is_empty() => return Err(error.with_kind(Kind::Data)),
-                _ if error.kind() == Kind::Retry => self.leave(file.clone(), error, report),
-                _ => return Err(error),
+            match end_of_vanished(file, &error) {
+                Some(state) => self.end_vanished(file, state, error, report).await?,
+                None => self.leave(file.clone(), error, report),
             }
         }
         Ok(opened)
@@ -215,10 +225,10 @@ impl TableRun {
 
 /// How a file ends that was deleted or overwritten before it was read; None where it did not vanish.
 ///
-/// In a folder it may be back in a moment, with the same content: there it is left and found again.
-fn end_of_unread(file: &ChangeFile, error: &Error) -> Option<FileState> {
+/// On a disk it may be back in a moment, with the same content: there it is left and found again.
+fn end_of_vanished(file: &ChangeFile, error: &Error) -> Option<FileState> {
     match content::refusal(error)? {
-        _ if !file.location.contains("://") => None,
+        _ if file.is_on_disk() => None,
         Refusal::Gone => Some(FileState::Gone),
         Refusal::Overwritten => Some(FileState::Superseded),
         Refusal::Denied => None,

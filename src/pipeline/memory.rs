@@ -16,11 +16,11 @@ pub struct SharedMemory {
 }
 
 impl SharedMemory {
-    /// `bytes_max` for at most `tables_at_once` tables, each sure of `table_bytes_min` (or of an equal share of
-    /// half, where that is less: the other half is there for whoever needs it).
+    /// `bytes_max` for at most `tables_at_once` tables, each sure of `table_bytes_min` (or of an equal share, where
+    /// that is less).
     pub fn new(bytes_max: usize, tables_at_once: usize, table_bytes_min: usize) -> Arc<Self> {
         let tables = tables_at_once.max(1);
-        let table_bytes_min = table_bytes_min.min(bytes_max / 2 / tables);
+        let table_bytes_min = table_bytes_min.min(bytes_max / tables);
         let free_for_all_bytes_max = bytes_max - table_bytes_min * tables;
         Arc::new(Self { table_bytes_min, free_for_all_bytes_max, free_for_all_used: Mutex::default() })
     }

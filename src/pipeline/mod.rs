@@ -68,7 +68,7 @@ impl RunReport {
     /// Whether every file found its way: nothing set aside, nothing left, nothing stopped.
     pub fn clean(&self) -> bool {
         let clean = |table: &TableReport| {
-            table.set_aside.is_empty() && table.unread.is_empty() && table.left.is_empty() && table.stopped.is_none()
+            table.set_aside.is_empty() && table.vanished.is_empty() && table.left.is_empty() && table.stopped.is_none()
         };
         self.tables.values().all(clean)
     }
@@ -86,11 +86,14 @@ pub fn staging_of(config: &Config) -> Staging {
     })
 }
 
-/// The memory that a configuration gives to all tables, of which so many run at once.
+/// The memory that a configuration gives to all tables, of which so many run at once: where those are more than
+/// `tables_at_once`, together they are sure of no more than so many would be.
 pub fn memory_of(config: &Config, tables_at_once: usize) -> Arc<SharedMemory> {
     let limits = &config.pipeline;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    SharedMemory::new(bytes(limits.memory_bytes), tables_at_once, bytes(limits.table_memory_bytes_min))
+    let sure_of = bytes(limits.table_memory_bytes_min).saturating_mul(limits.tables_at_once);
+    let table_bytes_min = (sure_of / tables_at_once.max(1)).min(bytes(limits.table_memory_bytes_min));
+    SharedMemory::new(bytes(limits.memory_bytes), tables_at_once, table_bytes_min)
 }
 
 impl Pipeline {
@@ -105,19 +108,16 @@ impl Pipeline {
         for table in self.ledger.tables().await? {
             work.entry(table).or_default();
         }
-        // Delivery is at least once: a file may come twice in one run.
-        let mut delivered = HashSet::new();
         for file in deliveries.iter().flat_map(|delivery| &delivery.files) {
-            let files = work.entry(file.table.clone()).or_default();
-            if delivered.insert(file.id()) {
-                files.push(file.clone());
-            }
+            work.entry(file.table.clone()).or_default().push(file.clone());
         }
         let mut done = HashSet::new();
         let mut running = JoinSet::new();
         let slots = Arc::new(Semaphore::new(self.config.pipeline.tables_at_once.max(1)));
         for (table, files) in work {
             if self.config.table(&table).is_none() {
+                // Delivery is at least once: a file may come twice in one run.
+                let files: HashSet<FileId> = files.iter().map(ChangeFile::id).collect();
                 if !files.is_empty() {
                     report.unlisted.insert(table, files.len());
                 }
@@ -177,12 +177,9 @@ impl Pipeline {
                 return (report, HashSet::new());
             }
         };
-        // What the ledger holds for the table is carried, too; its source may deliver it again.
-        let mut all = run.ledger().state().held().cloned().collect::<Vec<_>>();
-        let held: HashSet<FileId> = all.iter().map(ChangeFile::id).collect();
-        all.extend(files.into_iter().filter(|file| !held.contains(&file.id())));
-        let files = all;
-        let outcome = run.round(files, Merging::Now, &mut report).await;
+        // What the ledger holds for the table is carried, too.
+        let held: Vec<ChangeFile> = run.ledger().state().held().cloned().collect();
+        let outcome = run.round(held.into_iter().chain(files), Merging::Now, &mut report).await;
         report.stopped = outcome.err().map(|error| error.in_table(&table));
         report.rows = run.row_counts().await;
         (report, run.take_finished())

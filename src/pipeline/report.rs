@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::batch::MergeCounts;
 use crate::change::TableName;
+use crate::change::batch::MergeCounts;
 use crate::error::Error;
 
 /// What happened to one table in a run.
@@ -18,7 +18,7 @@ pub struct TableReport {
     /// Files set aside: location and why.
     pub set_aside: Vec<Error>,
     /// Files that were deleted or overwritten before they were read.
-    pub unread: Vec<Error>,
+    pub vanished: Vec<Error>,
     /// Files left for the next run.
     pub left: Vec<Error>,
     /// What merges did to the final table.
@@ -65,7 +65,7 @@ pub enum Progress<'a> {
         error: &'a Error,
     },
     /// A file was deleted or overwritten before it was read, and is done with.
-    Unread {
+    Vanished {
         /// The table.
         table: &'a TableName,
         /// What happened; names the file.

@@ -11,10 +11,10 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::batch::Column;
 use crate::catalog::casts;
 use crate::catalog::cdc::{HIDDEN_FILE_ID, HIDDEN_ROW, hidden_rows, row_number};
 use crate::catalog::opened::OpenedFile;
+use crate::change::batch::Column;
 use crate::change::{FileId, TableName};
 use crate::error::{Error, Result};
 use crate::sink::Rows;

@@ -8,8 +8,8 @@ use arrow::datatypes::SchemaRef;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 
-use crate::batch::{self, Attempt, Batch, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
 use crate::catalog::opened::OpenedFile;
+use crate::change::batch::{self, Attempt, Batch, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
 use crate::change::{ChangeFile, FileId, TableName};
 use crate::clock::Clock;
 use crate::config::{Mode, TableConfig, TargetRules};
@@ -83,12 +83,12 @@ impl MergeWork {
     }
 }
 
-/// Whether a round merges what it committed.
+/// Whether a round merges what is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Merging {
-    /// At its end, with whatever else waits.
+    /// At its end, and in between where too much waits.
     Now,
-    /// Only where too much waits.
+    /// The caller does, see [`TableRun::begin_merge`].
     Later,
 }
 
@@ -128,25 +128,30 @@ impl TableRun {
     ///
     /// # Errors
     /// What stops the table; what it did until then is in the report.
-    pub async fn round(&mut self, files: Vec<ChangeFile>, merging: Merging, report: &mut TableReport) -> Result<()> {
+    pub async fn round(
+        &mut self,
+        files: impl IntoIterator<Item = ChangeFile>,
+        merging: Merging,
+        report: &mut TableReport,
+    ) -> Result<()> {
         self.waiting.clear();
         self.pending.clear();
         self.claimed.clear();
         self.left.clear();
         self.admit(files);
-        let mut outcome = self.carry_all(report).await;
-        // What was committed is merged even where a later batch stopped the table.
-        if merging == Merging::Now || self.unmerged_rows > UNMERGED_ROWS_MAX {
-            let merged = self.merge(report).await;
-            outcome = outcome.and(merged);
+        let outcome = self.carry_all(merging, report).await;
+        match merging {
+            // What was committed is merged even where a later batch stopped the table.
+            Merging::Now => outcome.and(self.merge(report).await),
+            Merging::Later => outcome,
         }
-        outcome
     }
 
-    /// Sorts files by what the chain says of them.
-    fn admit(&mut self, files: Vec<ChangeFile>) {
+    /// Sorts files, each once, by what the chain says of them.
+    fn admit(&mut self, files: impl IntoIterator<Item = ChangeFile>) {
         let state = self.ledger.state();
-        for mut file in files {
+        let mut admitted = HashSet::new();
+        for mut file in files.into_iter().filter(|file| admitted.insert(file.id())) {
             // Where the time is that of the last modification, the first sight of it counts.
             file.time_ms = state.first_time_ms(file.id()).unwrap_or(file.time_ms);
             match state.file_state(file.id()) {
@@ -158,7 +163,7 @@ impl TableRun {
     }
 
     /// Carries what is pending until nothing is, committing again what others left open in between.
-    async fn carry_all(&mut self, report: &mut TableReport) -> Result<()> {
+    async fn carry_all(&mut self, merging: Merging, report: &mut TableReport) -> Result<()> {
         loop {
             self.recover(report).await?;
             let claimed = std::mem::take(&mut self.claimed);
@@ -175,7 +180,7 @@ impl TableRun {
                     return Ok(());
                 }
                 self.carry(batch.files, report).await?;
-                if self.unmerged_rows > UNMERGED_ROWS_MAX {
+                if merging == Merging::Now && self.unmerged_rows > UNMERGED_ROWS_MAX {
                     self.merge(report).await?;
                 }
             }
@@ -375,7 +380,7 @@ impl TableRun {
     }
 
     /// A file that was deleted or overwritten before it was read is done with: what replaced it is another file.
-    pub(super) async fn end_unread(
+    pub(super) async fn end_vanished(
         &mut self,
         file: &ChangeFile,
         state: FileState,
@@ -387,22 +392,23 @@ impl TableRun {
             FileState::Gone => self.ledger.gone(&entry).await?,
             _ => self.ledger.superseded(&entry).await?,
         };
-        if self.is_claimed(file, state) {
-            return Ok(());
+        if self.ended(file, state) {
+            self.tell(&Progress::Vanished { table: &self.table, error: &error });
+            report.vanished.push(error);
         }
-        self.finished.insert(file.id());
-        self.tell(&Progress::Unread { table: &self.table, error: &error });
-        report.unread.push(error);
         Ok(())
     }
 
-    /// Whether another process has claimed a file that was to be ended here: then what becomes of that counts.
-    fn is_claimed(&mut self, file: &ChangeFile, state: FileState) -> bool {
+    /// Takes note of a file that was ended here; false where another process had claimed it: then what becomes of
+    /// that counts.
+    fn ended(&mut self, file: &ChangeFile, state: FileState) -> bool {
         let claimed = matches!(state, FileState::Claimed { .. });
         if claimed {
             self.claimed.push(file.clone());
+        } else {
+            self.finished.insert(file.id());
         }
-        claimed
+        !claimed
     }
 
     /// Takes note of a file that cannot be read now.
@@ -430,16 +436,14 @@ impl TableRun {
         if f64::from(recently) + 1.0 > most {
             return Err(error
                 .with_kind(Kind::User)
-                .hint(format!("{recently} of the table's last 100 files were set aside; the table stops rather than lose more. Mend the cause, then run again")));
+                .hint(format!("{recently} of the table's last 100 files were set aside; the table stops rather than lose more. Mend the cause, then run again; the daemon tries again by itself")));
         }
         let reason = error.report();
         let state = self.ledger.set_aside(&FileEntry::from(file), &reason).await?;
-        if self.is_claimed(file, state) {
-            return Ok(());
+        if self.ended(file, state) {
+            self.tell(&Progress::SetAside { table: &self.table, error: &error });
+            report.set_aside.push(error);
         }
-        self.finished.insert(file.id());
-        self.tell(&Progress::SetAside { table: &self.table, error: &error });
-        report.set_aside.push(error);
         Ok(())
     }
 }

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::prelude::SessionContext;
 
-pub use crate::batch::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
 use crate::change::TableName;
+pub use crate::change::batch::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
 use crate::config::{Mode, OnDelete, StorageConfig};
 use crate::error::Result;
 
@@ -15,6 +15,7 @@ pub mod bigquery;
 mod columns;
 pub mod delta;
 mod log_rows;
+mod token;
 
 /// One table at the sink.
 #[derive(Debug, Clone)]

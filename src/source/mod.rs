@@ -80,6 +80,9 @@ pub trait Source: Send + Sync {
         Ok(())
     }
 
+    /// Puts what the daemon's operator should know of this source into the log.
+    fn say_standing(&self) {}
+
     /// Where the files can be read, each under its `path`.
     fn store(&self) -> Arc<dyn ObjectStore>;
 
@@ -93,11 +96,11 @@ pub trait Source: Send + Sync {
 /// [`User`](crate::error::Kind::User) where there is no such place, or the layout is none.
 pub async fn open(
     config: &Config,
-    now: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
     known: Arc<dyn KnownFiles>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<dyn Source>> {
-    let since = since_of(config, now)?;
+    let since = since_of(config, now);
     if config.source.queue.is_none() {
         return listed(config, since, known).await;
     }
@@ -124,26 +127,16 @@ pub async fn listed(
     Ok(Arc::new(BucketSource::open(location, layout, since, &aws)?))
 }
 
-/// The layout that a configuration asks for.
-///
-/// # Errors
-/// [`User`](crate::error::Kind::User) where its pattern is none.
-pub fn layout_of(config: &Config) -> Result<Layout> {
+fn layout_of(config: &Config) -> Result<Layout> {
     config.source.layout.as_deref().map_or_else(|| Ok(Layout::known()), Layout::pattern)
 }
 
 /// From which moment on a configuration wants files; None: all.
-///
-/// # Errors
-/// [`Bug`](crate::error::Kind::Bug) where it says `now` and the caller does not know when that was.
-pub fn since_of(config: &Config, now: Option<DateTime<Utc>>) -> Result<Option<DateTime<Utc>>> {
+fn since_of(config: &Config, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     match config.source.since {
-        None | Some(Since::Beginning) => Ok(None),
-        Some(Since::Time(time)) => Ok(Some(time)),
-        Some(Since::Now) => match now {
-            Some(now) => Ok(Some(now)),
-            None => Err(Error::bug("nobody said when the ledger was made, which `since: now` counts from")),
-        },
+        None | Some(Since::Beginning) => None,
+        Some(Since::Time(time)) => Some(time),
+        Some(Since::Now) => Some(now),
     }
 }
 
@@ -161,12 +154,11 @@ mod tests {
 
     #[test]
     fn now_is_when_the_ledger_was_made() {
-        let made = DateTime::from_timestamp_millis(1_700_000_000_000);
-        let since = |since| since_of(&config("s3://cdc-files/dms", since), made).unwrap();
-        assert_eq!((since(None), since(Some(Since::Beginning)), since(Some(Since::Now))), (None, None, made));
+        let made = DateTime::from_timestamp_millis(1_700_000_000_000).unwrap();
+        let since = |since| since_of(&config("s3://cdc-files/dms", since), made);
+        assert_eq!((since(None), since(Some(Since::Beginning)), since(Some(Since::Now))), (None, None, Some(made)));
         let time = DateTime::from_timestamp_millis(5).unwrap();
         assert_eq!(since(Some(Since::Time(time))), Some(time));
-        assert_eq!(since_of(&config("x", Some(Since::Now)), None).unwrap_err().kind(), Kind::Bug);
     }
 
     #[tokio::test]

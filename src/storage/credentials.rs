@@ -14,7 +14,7 @@ use object_store::aws::AwsCredential;
 use tokio::sync::Mutex;
 
 use crate::clock::Clock;
-use crate::error::{Error, Result, find};
+use crate::error::{Error, Result, find, says};
 
 /// New ones are asked for so long before the old ones expire: longer than a request is repeated with the same ones.
 const MARGIN: TimeDelta = TimeDelta::minutes(4);
@@ -89,26 +89,13 @@ impl Chain {
             }
             _ => Error::retry("AWS credentials cannot be loaded now").hint(TRY_CLI),
         };
-        let of_sso = speaks_of_sso(&cause);
+        let of_sso = says(&cause, "sso");
         let error = error.because(cause);
         if of_sso {
             return error.hint("the SSO session may have expired: run `aws sso login`");
         }
         error
     }
-}
-
-/// Whether an error or one of its causes names SSO.
-fn speaks_of_sso(error: &CredentialsError) -> bool {
-    let mut next = Some(error as &(dyn std::error::Error + 'static));
-    while let Some(error) = next {
-        let text = error.to_string().to_ascii_lowercase();
-        if text.split(|letter: char| !letter.is_alphanumeric()).any(|word| word == "sso") {
-            return true;
-        }
-        next = error.source();
-    }
-    false
 }
 
 impl Kept {
@@ -157,30 +144,9 @@ mod tests {
     use std::sync::Mutex as PlainMutex;
     use std::time::SystemTime;
 
-    use uuid::Uuid;
-
     use super::*;
+    use crate::clock::StillClock;
     use crate::error::Kind;
-
-    /// A clock that stands where it is put.
-    #[derive(Debug)]
-    struct Set(PlainMutex<DateTime<Utc>>);
-
-    impl Set {
-        fn forward(&self, by: TimeDelta) {
-            *self.0.lock().unwrap() += by;
-        }
-    }
-
-    impl Clock for Set {
-        fn now(&self) -> DateTime<Utc> {
-            *self.0.lock().unwrap()
-        }
-
-        fn fresh_id(&self) -> Uuid {
-            Uuid::nil()
-        }
-    }
 
     type Answer = Result<Credentials, fn() -> CredentialsError>;
 
@@ -207,8 +173,8 @@ mod tests {
         Credentials::new(id, "the-secret", Some("the-token".into()), expiry, "test")
     }
 
-    fn chain(script: Vec<Answer>) -> (Arc<Set>, Chain) {
-        let clock = Arc::new(Set(PlainMutex::new(START.parse().unwrap())));
+    fn chain(script: Vec<Answer>) -> (Arc<StillClock>, Chain) {
+        let clock = Arc::new(StillClock::at(START.parse().unwrap()));
         let provider = SharedCredentialsProvider::new(Script(PlainMutex::new(script)));
         (Arc::clone(&clock), Chain::new(provider, false, clock))
     }

@@ -7,18 +7,18 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, BinaryArray, Date32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
-use arrow::datatypes::{Field, Schema};
 use chrono::{DateTime, TimeDelta, Utc};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use freshet::change::TableName;
 use freshet::clock::SystemClock;
-use freshet::config::{BigQueryConfig, Create, DatasetName, Mode, OnDelete, StorageConfig};
+use freshet::config::{BigQueryConfig, Create, Mode, OnDelete, StorageConfig};
 use freshet::sink::bigquery::BigQuerySink;
-use freshet::sink::{Attempt, Column, CommitOutcome, MergeAttempt, Rows, Sink, Target};
-use freshet::types::ColumnType;
+use freshet::sink::{Attempt, CommitOutcome, MergeAttempt, Rows, Sink, Target};
 
-use crate::bqemulator::{BqEmulator, LOCATION, PROJECT};
+use crate::bigquery_sink;
+use crate::bqemulator::{self, LOCATION, PROJECT};
+use crate::oracle::{Numbers, shuffle};
+use crate::warehouse::Warehouse;
 
 /// One change of a table `id, Note, price, day, at`; key `id`, and `day` is always that of the key.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,27 +60,9 @@ impl Change {
     }
 }
 
-/// Numbers that look random and are the same each time.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % u64::try_from(sides).unwrap()).unwrap()
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for at in (1..items.len()).rev() {
-            items.swap(at, self.roll(at + 1));
-        }
-    }
-}
-
 /// A sink on the shared server and a target in a dataset of its own.
 struct Bench {
-    emulator: BqEmulator,
+    warehouse: Warehouse,
     sink: BigQuerySink,
     target: Target,
     session: SessionContext,
@@ -92,8 +74,8 @@ struct Bench {
 
 impl Bench {
     fn new(on_delete: OnDelete) -> Self {
-        let emulator = BqEmulator::shared();
-        let name = TableName::new(BqEmulator::fresh_dataset(), "orders");
+        let warehouse = bqemulator::shared();
+        let name = TableName::new(bqemulator::fresh_dataset(), "orders");
         let target = Target {
             source: TableName::new("shop", "orders"),
             name,
@@ -108,9 +90,9 @@ impl Bench {
             },
             descriptions: BTreeMap::from([("Note".to_owned(), "what was said".to_owned())]),
         };
-        let sink = sink(&emulator, LOCATION, Create::Auto);
+        let sink = sink(&warehouse, LOCATION, Create::Auto);
         let began = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
-        Self { emulator, sink, target, session: SessionContext::new(), began, loaded: Vec::new(), merges: 0 }
+        Self { warehouse, sink, target, session: SessionContext::new(), began, loaded: Vec::new(), merges: 0 }
     }
 
     fn attempt(&self, name: &str, number: i64) -> Attempt {
@@ -149,7 +131,7 @@ impl Bench {
              FROM `{PROJECT}`.`{}`.`orders{suffix}` ORDER BY `id`",
             self.target.name.database
         );
-        self.emulator.query(&sql).await
+        self.warehouse.query(&sql).await
     }
 
     /// What the final table must be.
@@ -167,18 +149,10 @@ impl Bench {
     }
 }
 
-fn sink(emulator: &BqEmulator, location: &str, create: Create) -> BigQuerySink {
-    let config = BigQueryConfig {
-        project: PROJECT.into(),
-        location: location.into(),
-        dataset: DatasetName::default(),
-        kms_key: None,
-        labels: BTreeMap::from([("team".to_owned(), "data".to_owned())]),
-        create,
-        rest_endpoint: Some(emulator.rest_endpoint().to_owned()),
-        grpc_endpoint: Some(emulator.grpc_endpoint().to_owned()),
-    };
-    BigQuerySink::open(config, SystemClock::shared()).unwrap()
+fn sink(warehouse: &Warehouse, location: &str, create: Create) -> BigQuerySink {
+    let config = bigquery_sink::config(PROJECT, location, warehouse.rest_endpoint(), warehouse.grpc_endpoint());
+    let labels = BTreeMap::from([("team".to_owned(), "data".to_owned())]);
+    BigQuerySink::open(BigQueryConfig { labels, create, ..config }, SystemClock::shared()).unwrap()
 }
 
 fn rows(changes: &[Change]) -> Rows {
@@ -186,50 +160,42 @@ fn rows(changes: &[Change]) -> Rows {
         Arc::new(changes.iter().map(of).collect::<StringArray>())
     };
     let at = TimestampMicrosecondArray::from_iter_values(changes.iter().map(Change::at_micros)).with_timezone("UTC");
-    let columns: Vec<(&str, ColumnType, ArrayRef)> = vec![
-        ("id", ColumnType::Int64, Arc::new(changes.iter().map(|change| change.id).collect::<Int64Array>())),
-        ("Note", ColumnType::String, texts(&Change::note)),
-        ("day", ColumnType::Date, Arc::new(changes.iter().map(Change::day).map(Some).collect::<Date32Array>())),
-        ("at", ColumnType::Timestamp, Arc::new(at)),
-        ("_cdc_operation", ColumnType::String, texts(&|change| Some(change.operation.to_owned()))),
-        ("_cdc_sequence", ColumnType::String, texts(&|change| Some(change.sequence()))),
+    let files = changes.iter().map(|change| [change.sequence.to_be_bytes(); 4].concat());
+    let columns: Vec<(&str, ArrayRef, bool)> = vec![
+        ("id", Arc::new(changes.iter().map(|change| change.id).collect::<Int64Array>()), true),
+        ("Note", texts(&Change::note), true),
+        ("day", Arc::new(changes.iter().map(Change::day).map(Some).collect::<Date32Array>()), true),
+        ("at", Arc::new(at), true),
+        ("_cdc_operation", texts(&|change| Some(change.operation.to_owned())), true),
+        ("_cdc_sequence", texts(&|change| Some(change.sequence())), true),
+        ("_cdc_file_id", Arc::new(BinaryArray::from_iter_values(files)), true),
     ];
-    let mut fields: Vec<_> =
-        columns.iter().map(|(name, _, array)| Field::new(*name, array.data_type().clone(), true)).collect();
-    let file_ids =
-        BinaryArray::from_iter_values(changes.iter().map(|change| [change.sequence.to_be_bytes(); 4].concat()));
-    fields.push(Field::new("_cdc_file_id", arrow::datatypes::DataType::Binary, true));
-    let arrays =
-        columns.iter().map(|(_, _, array)| Arc::clone(array)).chain([Arc::new(file_ids) as ArrayRef]).collect();
-    let schema = Arc::new(Schema::new(fields));
-    let batch = RecordBatch::try_new(Arc::clone(&schema), arrays).unwrap();
-    let columns = columns.into_iter().map(|(name, column_type, _)| Column { name: name.into(), column_type }).collect();
-    Rows { columns, stream: Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter([Ok(batch)]))) }
+    bigquery_sink::rows(RecordBatch::try_from_iter_with_nullable(columns).unwrap())
 }
 
 /// Changes of a few keys, some of them twice, in no order, cut anyhow and merged in any order; between the merges the
 /// view shows what is not merged yet.
-async fn any_order_gives_the_same_table(on_delete: OnDelete, seed: u64) {
-    let mut dice = Dice(seed);
+async fn any_order_gives_the_same_table(on_delete: OnDelete, seed: u32) {
+    let mut numbers = Numbers::new(seed);
     let mut changes = Vec::new();
     for sequence in 1..=40 {
-        let id = i64::try_from(dice.roll(9)).unwrap() - 2;
-        changes.push(Change { id, operation: ["I", "U", "U", "D"][dice.roll(4)], sequence });
+        let id = i64::try_from(numbers.below(9)).unwrap() - 2;
+        changes.push(Change { id, operation: ["I", "U", "U", "D"][numbers.below(4)], sequence });
     }
     for _ in 0..8 {
-        changes.push(changes[dice.roll(40)].clone());
+        changes.push(changes[numbers.below(40)].clone());
     }
-    dice.shuffle(&mut changes);
+    shuffle(&mut changes, seed);
     let mut bench = Bench::new(on_delete);
     let (mut there, mut waiting, mut merged) = (Vec::new(), Vec::new(), BTreeSet::new());
     while !changes.is_empty() {
-        let cut: Vec<_> = changes.drain(..changes.len().min(1 + dice.roll(15))).collect();
+        let cut: Vec<_> = changes.drain(..changes.len().min(1 + numbers.below(15))).collect();
         bench.load(&cut).await;
         waiting.push(bench.loaded.len() - 1);
         there.extend(cut);
-        dice.shuffle(&mut waiting);
-        if dice.roll(2) == 0 {
-            let some: Vec<_> = waiting.drain(..1 + dice.roll(waiting.len())).collect();
+        shuffle(&mut waiting, seed);
+        if numbers.below(2) == 0 {
+            let some: Vec<_> = waiting.drain(..1 + numbers.below(waiting.len())).collect();
             bench.merge(&some).await;
             merged.extend(some);
             assert_eq!(bench.read("_live").await, bench.expected(&there), "the view, seed {seed}");
@@ -245,14 +211,14 @@ async fn any_order_gives_the_same_table(on_delete: OnDelete, seed: u64) {
 
 #[tokio::test]
 async fn whatever_the_order_and_cutting_removed_rows_are_gone_and_stay_gone() {
-    for seed in [0x9e37_79b9_7f4a_7c15, 0xdead_beef_0bad_cafe] {
+    for seed in [1, 2] {
         any_order_gives_the_same_table(OnDelete::Remove, seed).await;
     }
 }
 
 #[tokio::test]
 async fn whatever_the_order_and_cutting_deleted_rows_are_marked() {
-    any_order_gives_the_same_table(OnDelete::Mark, 0x0123_4567_89ab_cdef).await;
+    any_order_gives_the_same_table(OnDelete::Mark, 3).await;
 }
 
 #[tokio::test]
@@ -266,10 +232,10 @@ async fn tables_are_made_as_configured_and_their_rows_are_counted() {
     let expected = [("orders_changes", 3), ("orders", 1), ("orders_tombstones", 1)];
     assert_eq!(counts, expected.map(|(name, rows)| (name.to_owned(), rows)));
     let dataset = &bench.target.name.database;
-    let log = bench.emulator.table(dataset, "orders_changes").await;
+    let log = bench.warehouse.table(dataset, "orders_changes").await;
     assert_eq!(log["timePartitioning"]["field"], "_cdc_loaded_at", "{log}");
     assert_eq!(log["clustering"]["fields"], serde_json::json!(["_cdc_batch", "id"]), "{log}");
-    let table = bench.emulator.table(dataset, "orders").await;
+    let table = bench.warehouse.table(dataset, "orders").await;
     assert_eq!(table["timePartitioning"]["field"], "day", "{table}");
     assert_eq!(table["description"], "what was ordered", "{table}");
     assert_eq!(table["schema"]["fields"][1]["description"], "what was said", "{table}");
@@ -305,8 +271,8 @@ async fn a_dataset_in_another_region_and_a_table_nobody_made_are_told() {
             sink.prepare(&other, &attempt, rows(&[change]), &session).await.unwrap_err().report()
         }
     };
-    let elsewhere = told(sink(&bench.emulator, "US", Create::Auto)).await;
+    let elsewhere = told(sink(&bench.warehouse, "US", Create::Auto)).await;
     assert!(elsewhere.contains("is in EU, but `location` says US"), "{elsewhere}");
-    let missing = told(sink(&bench.emulator, LOCATION, Create::Never)).await;
+    let missing = told(sink(&bench.warehouse, LOCATION, Create::Never)).await;
     assert!(missing.contains("others_changes is missing") && missing.contains("CREATE TABLE"), "{missing}");
 }

@@ -1,7 +1,7 @@
 //! Runs the program under test and keeps what it said.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, ExitStatus, Output};
 
 /// The repository's folder.
 pub(crate) const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
@@ -11,17 +11,59 @@ pub(crate) fn path() -> PathBuf {
     std::env::var_os("FRESHET_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_freshet").into(), PathBuf::from)
 }
 
-/// A command that runs it in `folder`.
+/// A command that runs it in `folder`, where it finds nothing of AWS but what a test adds.
 pub(crate) fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(path());
     command.current_dir(folder).args(arguments).env_remove("FRESHET_LOG");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
+        command.env_remove(name);
+    }
     command
+}
+
+/// The number that the environment asks for by this name, for runs by hand; else this one.
+pub(crate) fn number_asked_for(name: &str, otherwise: usize) -> usize {
+    std::env::var(name).map_or(otherwise, |asked| asked.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
 }
 
 /// Runs it in `folder` to its end.
 pub(crate) fn freshet(folder: &Path, arguments: &[&str]) -> Ended {
     let output = command(folder, arguments).output().expect("the program can be started");
     Ended::new(format!("freshet {}", arguments.join(" ")), output)
+}
+
+/// A program that runs, killed when this is dropped.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Running {
+    /// Starts a command.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(command.spawn().expect("the program can be started"))
+    }
+
+    /// Sends it a signal, such as `-TERM`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.0.id().to_string()]).status();
+        assert!(sent.expect("`kill` can be started").success(), "the program had ended before it was sent {signal}");
+    }
+
+    /// Kills it at whatever instruction it is, and waits until it has ended.
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().expect("the program can be killed");
+        self.wait();
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.0.wait().expect("the program can be waited for")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A program that ran to its end.

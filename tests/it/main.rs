@@ -3,14 +3,18 @@
 //! Every test works in a folder of its own. What needs Python fails, rather than being skipped, where it is missing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "all of this is tests")]
 
+mod bigquery_sink;
 mod binary;
 mod bqemulator;
 mod change_files;
+mod daemon;
 mod delta_table;
 mod ministack;
 mod python;
 mod scene;
 mod strict_bigquery;
+mod until;
+mod warehouse;
 
 mod bad_files;
 mod bad_sql;

@@ -3,109 +3,54 @@
 //!
 //! What differs from AWS: a queue needs no policy for S3 to write to it, and a message goes to the dead-letter queue
 //! only when somebody asks the first queue for messages.
-#![allow(dead_code, reason = "helpers for several files of tests")]
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
+use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::Credentials;
+use freshet::clock::SystemClock;
+use freshet::storage::Aws;
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 
-use crate::binary::REPOSITORY;
+use crate::python;
 
 const ACCOUNT: &str = "000000000000";
 const REGION: &str = "us-east-1";
-/// Runs the server until its standard input ends, so that it ends with the tests, however they end.
-const PROGRAM: &str = "
-import os, sys, threading
-
-def end():
-    sys.stdin.buffer.read()
-    os._exit(0)
-
-threading.Thread(target=end, daemon=True).start()
-sys.argv = ['ministack']
-from ministack.app import main
-main()
+/// The key and the secret: any will do.
+const KEY: &str = "test";
+/// Listens before it says where, so that nobody else can have the port; whoever asks too early waits a little.
+const CODE: &str = "
+import asyncio, socket
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen(100)
+port = listener.getsockname()[1]
+os.environ['GATEWAY_PORT'] = str(port)
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+from ministack.app import app
+config = Config()
+config.bind = [f'fd://{listener.fileno()}']
+config.keep_alive_timeout = 75
+print('port', port)
+asyncio.run(serve(app, config))
 ";
-const STARTS_MAX: u32 = 5;
 
 /// One running server; it ends when this is dropped, or with the process.
 struct Server {
-    process: Child,
+    _process: python::Server,
     port: u16,
 }
 
 impl Server {
     fn start() -> Self {
-        let log = tempfile::NamedTempFile::new().expect("a log file");
-        for _ in 0..STARTS_MAX {
-            let port = free_port();
-            let out = log.reopen().expect("the log file");
-            let process = Command::new(python())
-                .args(["-c", PROGRAM])
-                .env("BIND_HOST", "127.0.0.1")
-                .env("GATEWAY_PORT", port.to_string())
-                .env("PYTHONDONTWRITEBYTECODE", "1")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .stderr(out)
-                .spawn()
-                .expect("Python can be started");
-            let mut server = Self { process, port };
-            if server.answers() {
-                return server;
-            }
-        }
-        let said = std::fs::read_to_string(log.path()).unwrap_or_default();
-        panic!("ministack does not start; did ./test.sh install it?\n{said}");
+        let port = |line: &str| line.strip_prefix("port ")?.trim_end().parse().ok();
+        let (process, port) = python::Server::start("ministack", CODE, &[], port);
+        Self { _process: process, port }
     }
-
-    /// Waits until it answers; false where it ended, as when somebody else took the port.
-    fn answers(&mut self) -> bool {
-        for _ in 0..600 {
-            if is_ready(self.port) {
-                return true;
-            }
-            if self.process.try_wait().expect("the server can be asked after").is_some() {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        false
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn is_ready(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
-    let asked = stream.write_all(b"GET /_ministack/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    let mut answer = [0; 12];
-    asked.is_ok() && stream.read_exact(&mut answer).is_ok() && answer.ends_with(b" 200")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
-}
-
-fn python() -> PathBuf {
-    let made = Path::new(REPOSITORY).join(".venv/bin/python");
-    let python = std::env::var_os("FRESHET_PYTHON").map_or(made, PathBuf::from);
-    assert!(python.is_file(), "there is no {}: run ./test.sh", python.display());
-    python
 }
 
 /// A server, as one test sees it. All names it gives are the test's own.
@@ -130,30 +75,48 @@ pub(crate) struct Messages {
     pub(crate) in_flight: u64,
 }
 
+impl Messages {
+    /// All are deleted.
+    pub(crate) const NONE: Self = Self { visible: 0, in_flight: 0 };
+}
+
 impl Ministack {
     /// The server that all tests of this process share.
     pub(crate) fn shared() -> Self {
         static SHARED: LazyLock<Server> = LazyLock::new(Server::start);
-        Self { port: SHARED.port, client: Client::new(), _server: None }
+        Self::new(SHARED.port, None)
     }
 
     /// A server of one's own, for tests that take it away; it ends when this is dropped.
     pub(crate) fn own() -> Self {
         let server = Server::start();
-        Self { port: server.port, client: Client::new(), _server: Some(server) }
+        Self::new(server.port, Some(server))
+    }
+
+    fn new(port: u16, server: Option<Server>) -> Self {
+        Self { port, client: Client::builder().no_proxy().build().expect("a client"), _server: server }
     }
 
     /// Where it answers, S3 and SQS alike.
-    pub(crate) fn endpoint(&self) -> String {
+    fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// What the program would find in this environment.
+    pub(crate) async fn aws(&self) -> Aws {
+        let sdk = aws_config::defaults(BehaviorVersion::latest())
+            .region(Region::new(REGION))
+            .endpoint_url(self.endpoint())
+            .credentials_provider(Credentials::new(KEY, KEY, None, None, "test"));
+        Aws::of(sdk.load().await, |_| None, SystemClock::shared()).unwrap()
     }
 
     /// What the program needs in its environment to find it.
     pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("AWS_ENDPOINT_URL", self.endpoint()),
-            ("AWS_ACCESS_KEY_ID", "test".into()),
-            ("AWS_SECRET_ACCESS_KEY", "test".into()),
+            ("AWS_ACCESS_KEY_ID", KEY.into()),
+            ("AWS_SECRET_ACCESS_KEY", KEY.into()),
             ("AWS_REGION", REGION.into()),
             ("AWS_EC2_METADATA_DISABLED", "true".into()),
         ]
@@ -218,11 +181,6 @@ impl Ministack {
     /// Sends a message of any text.
     pub(crate) async fn send(&self, queue: &Queue, body: &str) {
         self.sqs("SendMessage", json!({ "QueueUrl": queue.url, "MessageBody": body })).await;
-    }
-
-    /// Forgets all messages of a queue.
-    pub(crate) async fn purge(&self, queue: &Queue) {
-        self.sqs("PurgeQueue", json!({ "QueueUrl": queue.url })).await;
     }
 
     /// How many messages the queue has now.

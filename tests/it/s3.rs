@@ -5,13 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use aws_config::{Region, SdkConfig};
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
 use chrono::DateTime;
-use freshet::batch::{Attempt, Prepared};
 use freshet::catalog::content::{Refusal, Stored, refusal, store_error};
 use freshet::catalog::layout::Layout;
+use freshet::change::batch::{Attempt, Prepared};
 use freshet::change::{ChangeFile, FileId, FileKind, TableName};
 use freshet::clock::SystemClock;
 use freshet::config::{Mode, OnDelete, Order, TargetRules};
@@ -19,7 +16,7 @@ use freshet::error::{Error, Kind};
 use freshet::ledger::{Claim, FileEntry, Intent, Ledger, Opening};
 use freshet::source::Source;
 use freshet::source::bucket::BucketSource;
-use freshet::storage::{Aws, S3Location};
+use freshet::storage::S3Location;
 use futures::TryStreamExt;
 use object_store::path::Path as StorePath;
 use object_store::{GetOptions, GetRange, ObjectStore};
@@ -30,19 +27,9 @@ use crate::ministack::Ministack;
 use crate::python;
 use crate::scene::{Scene, files_below};
 
-/// What AWS's chain would find for the server.
-fn aws(server: &Ministack) -> Aws {
-    let keys = Credentials::new("test", "test", None, None, "test");
-    let sdk = SdkConfig::builder()
-        .region(Region::new("us-east-1"))
-        .endpoint_url(server.endpoint())
-        .credentials_provider(SharedCredentialsProvider::new(keys));
-    Aws::of(sdk.build(), |_| None, SystemClock::shared()).unwrap()
-}
-
-fn source(server: &Ministack, bucket: &str, folder: &str) -> BucketSource {
+async fn source(server: &Ministack, bucket: &str, folder: &str) -> BucketSource {
     let location = S3Location::parse(&format!("s3://{bucket}/{folder}")).unwrap();
-    BucketSource::open(location, Layout::known(), None, &aws(server)).unwrap()
+    BucketSource::open(location, Layout::known(), None, &server.aws().await).unwrap()
 }
 
 async fn receive(source: &BucketSource) -> (Vec<ChangeFile>, Vec<Error>) {
@@ -84,7 +71,7 @@ async fn files_of_any_name_are_listed_and_read_by_ranges() {
     }
     server.put(&bucket, "dms2/s/t/20230101-000000001.csv", "elsewhere").await;
     server.put(&bucket, "dms/s/", "").await;
-    let source = source(&server, &bucket, "dms");
+    let source = source(&server, &bucket, "dms").await;
     let (files, left) = receive(&source).await;
     assert!(left.is_empty(), "{left:?}");
     let mut found: Vec<&str> = files.iter().filter_map(|file| file.table.table.strip_prefix("t ")).collect();
@@ -109,7 +96,7 @@ async fn an_overwritten_or_deleted_object_is_noticed_and_a_new_version_delivered
     let bucket = server.bucket("versions").await;
     let key = "dms/shop/orders/20230101-000000001.csv";
     server.put(&bucket, key, "first").await;
-    let source = source(&server, &bucket, "dms");
+    let source = source(&server, &bucket, "dms").await;
     let (first, _) = receive(&source).await;
     let e_tag = server.put(&bucket, key, "other").await;
     let overwritten = read_all(&source, &first[0]).await.unwrap_err();
@@ -134,7 +121,7 @@ async fn many_objects_come_page_by_page() {
         async move { drop(server.put(bucket, &format!("dms/shop/orders/LOAD{number:08X}.csv"), "x").await) }
     };
     futures::StreamExt::for_each_concurrent(futures::stream::iter(0..1_003), 16, put).await;
-    let source = source(&server, &bucket, "");
+    let source = source(&server, &bucket, "").await;
     let counts = [receive(&source).await.0.len(), receive(&source).await.0.len(), receive(&source).await.0.len()];
     assert_eq!(counts, [1_000, 3, 0]);
 }
@@ -146,7 +133,7 @@ async fn a_key_that_cannot_be_asked_for_does_not_hide_others() {
     for key in ["dms/shop//x.csv", "dms/shop/orders/LOAD00000001.csv", "dms/shop/users/LOAD00000001.csv"] {
         server.put(&bucket, key, "x").await;
     }
-    let (files, left) = receive(&source(&server, &bucket, "dms")).await;
+    let (files, left) = receive(&source(&server, &bucket, "dms").await).await;
     assert_eq!((files.len(), left.len()), (2, 1), "{left:?}");
     let place = left[0].place().file.clone();
     assert_eq!(place, Some(format!("s3://{bucket}/dms/shop//x.csv")));
@@ -155,7 +142,7 @@ async fn a_key_that_cannot_be_asked_for_does_not_hide_others() {
 #[tokio::test]
 async fn a_bucket_that_is_not_there_is_named_with_a_hint() {
     let server = Ministack::shared();
-    let error = source(&server, "no-such-bucket", "dms").receive().await.err().unwrap();
+    let error = source(&server, "no-such-bucket", "dms").await.receive().await.err().unwrap();
     assert_eq!(error.kind(), Kind::User, "{}", error.report());
     assert!(error.message().contains("s3://no-such-bucket/dms/"), "{error}");
     assert!(error.hint_text().unwrap().contains("no such bucket"), "{}", error.report());
@@ -180,16 +167,13 @@ async fn any_sql_runs_over_a_bucket() {
     assert_eq!(query("SELECT id, amount FROM users"), "id,amount\n2,5\n");
 }
 
-#[tokio::test]
-async fn what_is_missing_is_told_before_anything_is_tried() {
+#[test]
+fn what_is_missing_is_told_before_anything_is_tried() {
     let server = Ministack::shared();
     let folder = tempfile::tempdir().unwrap();
     let run = |without: &str| {
         let mut command = binary::command(folder.path(), &["query", "--files", "s3://cdc-files/dms", "SELECT 1"]);
         command.envs(server.environment()).env_remove(without).env("HOME", folder.path());
-        for name in ["AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"] {
-            command.env_remove(name);
-        }
         Ended::new(format!("freshet query without {without}"), command.output().unwrap()).exits(1)
     };
     run("AWS_REGION").tells(&["no AWS region is known", "set AWS_REGION"]);
@@ -198,7 +182,7 @@ async fn what_is_missing_is_told_before_anything_is_tried() {
 
 /// Every object of a bucket, by its key.
 async fn objects(server: &Ministack, bucket: &str) -> BTreeMap<String, String> {
-    let store = aws(server).bucket(bucket).unwrap();
+    let store = server.aws().await.bucket(bucket).unwrap();
     let listed: Vec<_> = store.list(None).try_collect().await.unwrap();
     listed.into_iter().map(|meta| (meta.location.to_string(), meta.e_tag.unwrap_or_default())).collect()
 }
@@ -272,8 +256,9 @@ async fn of_ledgers_that_race_for_one_entry_one_wins() {
     let bucket = server.bucket("race").await;
     let table = TableName::new("shop", "orders");
     let race = |number: usize| {
-        let (store, table) = (aws(&server).bucket(&bucket).unwrap(), table.clone());
+        let (server, bucket, table) = (&server, &bucket, table.clone());
         async move {
+            let store = server.aws().await.bucket(bucket).unwrap();
             let ledger = Ledger::on(store, "ledger", "a sink", SystemClock::shared()).await.unwrap();
             let opening = Opening { order: Order::BestEffort, target: table.clone() };
             let mut chain = ledger.table(&table, opening).await.unwrap();
@@ -287,7 +272,7 @@ async fn of_ledgers_that_race_for_one_entry_one_wins() {
     assert_eq!((taken, refused), (1, 7), "{told:?}");
     let keys: Vec<String> = objects(&server, &bucket).await.into_keys().collect();
     assert_eq!(keys.len(), 3, "{keys:?}");
-    let store: Arc<dyn ObjectStore> = aws(&server).bucket(&bucket).unwrap();
+    let store: Arc<dyn ObjectStore> = server.aws().await.bucket(&bucket).unwrap();
     let again = Ledger::on(store, "ledger", "another sink", SystemClock::shared()).await.unwrap_err();
     assert_eq!(again.kind(), Kind::User);
 }

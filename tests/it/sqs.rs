@@ -2,36 +2,27 @@
 
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, Region};
-use aws_credential_types::Credentials;
 use freshet::catalog::layout::Layout;
 use freshet::clock::SystemClock;
 use freshet::config::SourceConfig;
 use freshet::source::sqs::SqsSource;
 use freshet::source::{Delivery, Source};
-use freshet::storage::Aws;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use serde_json::{Value, json};
 
 use crate::ministack::{Messages, Ministack, Queue};
+use crate::until::until;
 
+/// How often an outside server is asked at most whether it is done: far longer than any test needs.
+const ASKED_MAX: usize = 3_000;
 const KEY: &str = "dms/shop/orders/20240506-070809123.csv";
-
-/// What the program would find in its environment.
-async fn aws(server: &Ministack) -> Aws {
-    let sdk = aws_config::defaults(BehaviorVersion::latest())
-        .region(Region::new("us-east-1"))
-        .endpoint_url(server.endpoint())
-        .credentials_provider(Credentials::new("test", "test", None, None, "test"));
-    Aws::of(sdk.load().await, |_| None, SystemClock::shared()).unwrap()
-}
 
 async fn open_with(server: &Ministack, bucket: &str, queue: &Queue, sweep: Option<Duration>) -> SqsSource {
     let files = format!("s3://{bucket}/dms");
     let config = SourceConfig { files, queue: Some(queue.url.clone()), sweep, ..SourceConfig::default() };
     let clock = SystemClock::shared();
-    SqsSource::open(&config, Layout::known(), None, &aws(server).await, clock).await.unwrap()
+    SqsSource::open(&config, Layout::known(), None, &server.aws().await, clock).await.unwrap()
 }
 
 async fn open(server: &Ministack, bucket: &str, queue: &Queue) -> SqsSource {
@@ -42,7 +33,9 @@ async fn open(server: &Ministack, bucket: &str, queue: &Queue) -> SqsSource {
 async fn receive(source: &SqsSource, count: usize) -> Vec<Delivery> {
     let mut all = Vec::new();
     while all.len() < count {
-        all.extend(source.receive().await.unwrap().deliveries);
+        let came = source.receive().await.unwrap().deliveries;
+        assert!(!came.is_empty(), "only {} of {count} came", all.len());
+        all.extend(came);
     }
     assert_eq!(all.len(), count);
     all
@@ -63,8 +56,6 @@ fn event(bucket: &str, key: &str) -> Value {
         "s3": {"bucket": {"name": bucket}, "object": {"key": key, "size": 7, "eTag": "0123abcd"}}
     }]})
 }
-
-const NONE: Messages = Messages { visible: 0, in_flight: 0 };
 
 #[tokio::test]
 async fn objects_of_any_name_are_delivered_and_can_be_read() {
@@ -92,7 +83,7 @@ async fn objects_of_any_name_are_delivered_and_can_be_read() {
     assert_eq!(source.counts().test_events, 1, "S3's test is swallowed");
     assert_eq!(server.messages(&queue).await, Messages { visible: 0, in_flight: 7 });
     source.acknowledge(&deliveries).await.unwrap();
-    assert_eq!(server.messages(&queue).await, NONE);
+    assert_eq!(server.messages(&queue).await, Messages::NONE);
 }
 
 #[tokio::test]
@@ -113,7 +104,7 @@ async fn events_come_from_s3_itself_or_through_others() {
     let expected = ["a+b", "c d", "e+f%2Fg"].map(|table| format!("s3://{bucket}/{}", key(table)));
     assert_eq!(locations(&deliveries), expected);
     source.acknowledge(&deliveries).await.unwrap();
-    assert_eq!(server.messages(&queue).await, NONE);
+    assert_eq!(server.messages(&queue).await, Messages::NONE);
 }
 
 #[tokio::test]
@@ -131,9 +122,7 @@ async fn what_is_not_understood_goes_to_the_dead_letter_queue_and_hinders_nothin
     // The other two come once more, and are not told of again.
     let other = event(&bucket, "dms/shop/orders/LOAD00000001.csv").to_string();
     let after_them = async {
-        while source.counts().left < 4 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        assert!(until(ASKED_MAX, async || source.counts().left >= 4).await, "{:?}", source.counts());
         server.send(&queue, &other).await;
     };
     let (again, ()) = tokio::join!(source.receive(), after_them);
@@ -141,11 +130,12 @@ async fn what_is_not_understood_goes_to_the_dead_letter_queue_and_hinders_nothin
     assert_eq!((again.deliveries.len(), again.left.len()), (1, 0));
     source.acknowledge(&again.deliveries).await.unwrap();
     // Now they were received too often.
-    while server.messages(&dead).await.visible < 2 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let are_dead = until(ASKED_MAX, async || {
         assert!(server.bodies(&queue).await.is_empty());
-    }
-    assert_eq!(server.messages(&queue).await, NONE);
+        server.messages(&dead).await.visible == 2
+    });
+    assert!(are_dead.await);
+    assert_eq!(server.messages(&queue).await, Messages::NONE);
 }
 
 #[tokio::test]
@@ -155,14 +145,12 @@ async fn a_message_in_hand_stays_hidden_beyond_its_time_and_can_then_be_deleted(
     server.send(&queue, &event(&bucket, KEY).to_string()).await;
     let source = open(&server, &bucket, &queue).await;
     let deliveries = receive(&source, 1).await;
-    while source.counts().beats == 0 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    assert!(until(ASKED_MAX, async || source.counts().beats > 0).await);
     // Longer than the queue's own two seconds.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     assert_eq!(server.messages(&queue).await, Messages { visible: 0, in_flight: 1 });
     source.acknowledge(&deliveries).await.unwrap();
-    assert_eq!(server.messages(&queue).await, NONE);
+    assert_eq!(server.messages(&queue).await, Messages::NONE);
     let counts = source.counts();
     assert_eq!((counts.received, counts.redelivered, counts.deleted), (1, 0, 1));
 }
@@ -208,7 +196,7 @@ async fn a_message_that_comes_again_is_no_second_delivery_and_is_deleted_by_its_
     }
     assert!(source.counts().redelivered > 0);
     source.acknowledge(&all).await.unwrap();
-    assert_eq!(server.messages(&queue).await, NONE);
+    assert_eq!(server.messages(&queue).await, Messages::NONE);
     assert_eq!((source.counts().in_hand, source.counts().lost), (0, 0));
 }
 
@@ -216,30 +204,31 @@ async fn a_message_that_comes_again_is_no_second_delivery_and_is_deleted_by_its_
 async fn a_sweep_finds_an_object_whose_event_was_lost_and_not_those_in_hand() {
     let server = Ministack::shared();
     let (bucket, queue) = (server.bucket("sweep").await, server.queue("sweep", 30).await);
-    server.notify(&bucket, &queue, "dms/", "").await;
-    server.put(&bucket, "dms/shop/orders/LOAD00000001.csv", "its event is lost").await;
-    server.purge(&queue).await;
-    server.put(&bucket, "dms/shop/orders/LOAD00000002.csv", "its event comes").await;
-    let source = open_with(&server, &bucket, &queue, Some(Duration::from_secs(3_600))).await;
-    let mut all = Vec::new();
-    while !locations(&all).first().is_some_and(|first| first.ends_with("LOAD00000001.csv"))
-        || source.counts().delivered == 0
-    {
-        all.extend(source.receive().await.unwrap().deliveries);
-    }
-    let swept: Vec<_> = all.iter().filter(|delivery| delivery.receipt.starts_with("sweep:")).cloned().collect();
-    assert!(swept.iter().any(|delivery| {
-        delivery.receipt.starts_with(&format!("sweep:s3://{bucket}/dms/shop/orders/LOAD00000001.csv "))
-    }));
+    let [lost, told] = ["dms/shop/orders/LOAD00000001.csv", "dms/shop/orders/LOAD00000002.csv"];
+    // It is told of, and in hand, before any listing can find it.
+    let e_tag = server.put(&bucket, told, "its event comes").await;
+    server.remove(&bucket, told).await;
+    let mut event = event(&bucket, told);
+    event["Records"][0]["s3"]["object"]["eTag"] = e_tag.trim_matches('"').into();
+    server.send(&queue, &event.to_string()).await;
+    let source = open_with(&server, &bucket, &queue, Some(Duration::from_secs(1))).await;
+    let mut all = receive(&source, 1).await;
+    server.put(&bucket, told, "its event comes").await;
+    server.put(&bucket, lost, "its event is lost").await;
+    assert!(until(ASKED_MAX, async || source.counts().swept > 0).await);
+    all.extend(receive(&source, 1).await);
+    assert_eq!(locations(&all), [lost, told].map(|key| format!("s3://{bucket}/{key}")));
+    assert!(all[1].receipt.starts_with(&format!("sweep:s3://{bucket}/{lost} ")), "{all:?}");
+    assert_eq!(source.counts().swept, 1);
     source.acknowledge(&all).await.unwrap();
-    assert_eq!(server.messages(&queue).await, NONE);
+    assert_eq!(server.messages(&queue).await, Messages::NONE);
 }
 
 #[tokio::test]
 async fn a_queue_that_is_not_there_is_an_error_of_the_user_and_a_server_that_is_away_is_not() {
     let server = Ministack::own();
     let (bucket, queue) = (server.bucket("away").await, server.queue("away", 30).await);
-    let aws = aws(&server).await;
+    let aws = server.aws().await;
     let config = |url: &str| SourceConfig {
         files: format!("s3://{bucket}/dms"),
         queue: Some(url.to_owned()),

@@ -1,9 +1,9 @@
 //! Exit codes, log lines, `check` and `show`; and runs that are ended half-way.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::process::{ChildStderr, Output, Stdio};
 
-use crate::binary::{self, Ended, freshet};
+use crate::binary::{self, Ended, Running, freshet};
 use crate::change_files::parquet;
 use crate::scene::{Scene, files_below};
 
@@ -30,45 +30,63 @@ fn expect_whole(scene: &Scene, what: &str) {
     assert_eq!(i64::try_from(changes).unwrap(), FILES * 3, "{what}: changes were lost or came twice");
 }
 
-/// Starts a run and waits until its log has said `message` so many times; what it said until then comes back.
-fn start_and_await(scene: &Scene, message: &str, times: usize) -> (Child, BufReader<impl Read + use<>>, String) {
-    let (child, mut log) = start(scene, &["run", "--once"]);
-    let mut said = String::new();
-    await_times(&mut log, &mut said, message, times);
-    (child, log, said)
+/// A run whose log is read as it comes.
+struct Run {
+    program: Running,
+    what: String,
+    log: BufReader<ChildStderr>,
+    /// What the log has said so far.
+    said: String,
 }
 
-fn start(scene: &Scene, arguments: &[&str]) -> (Child, BufReader<impl Read + use<>>) {
-    let mut command = binary::command(scene.folder(), arguments);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let log = BufReader::new(child.stderr.take().unwrap());
-    (child, log)
-}
-
-/// Reads the log until it has said `message` so many times more.
-fn await_times(log: &mut impl BufRead, said: &mut String, message: &str, times: usize) {
-    let mut seen = 0;
-    while seen < times {
-        let start = said.len();
-        assert!(log.read_line(said).unwrap() > 0, "the run ended before it said {message:?}:\n{said}");
-        seen += usize::from(said[start..].contains(message));
+impl Run {
+    fn start(scene: &Scene, arguments: &[&str]) -> Self {
+        let mut command = binary::command(scene.folder(), arguments);
+        let mut program = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let log = BufReader::new(program.0.stderr.take().unwrap());
+        Self { program, what: format!("freshet {}", arguments.join(" ")), log, said: String::new() }
     }
-}
 
-fn finish(child: Child, mut log: BufReader<impl Read>, mut said: String) -> Ended {
-    log.read_to_string(&mut said).unwrap();
-    let mut output = child.wait_with_output().unwrap();
-    output.stderr = said.into_bytes();
-    Ended::new("freshet run --once".into(), output)
+    /// A run that has said `message` so many times.
+    fn once_until(scene: &Scene, message: &str, times: usize) -> Self {
+        let mut run = Self::start(scene, &["run", "--once"]);
+        run.until_said(message, times);
+        run
+    }
+
+    /// Waits until the log has said `message` so many times more.
+    fn until_said(&mut self, message: &str, times: usize) {
+        let mut seen = 0;
+        while seen < times {
+            let start = self.said.len();
+            let read = self.log.read_line(&mut self.said).unwrap();
+            assert!(read > 0, "the run ended before it said {message:?}:\n{}", self.said);
+            seen += usize::from(self.said[start..].contains(message));
+        }
+    }
+
+    /// Waits until it has ended.
+    fn end(mut self) -> Ended {
+        self.log.read_to_string(&mut self.said).unwrap();
+        let mut stdout = Vec::new();
+        self.program.0.stdout.take().unwrap().read_to_end(&mut stdout).unwrap();
+        let status = self.program.wait();
+        Ended::new(self.what.clone(), Output { status, stdout, stderr: self.said.clone().into_bytes() })
+    }
+
+    fn kill(mut self) -> Ended {
+        self.program.kill();
+        self.end()
+    }
 }
 
 #[test]
 fn sigterm_ends_a_run_cleanly_and_the_next_one_carries_the_rest() {
     for signal in ["-TERM", "-INT"] {
         let scene = many_files();
-        let (child, log, said) = start_and_await(&scene, "batch committed", 1);
-        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
-        let ended = finish(child, log, said);
+        let run = Run::once_until(&scene, "batch committed", 1);
+        run.program.signal(signal);
+        let ended = run.end();
         assert!(matches!(ended.code(), Some(0 | 4)), "{}", ended.report());
         assert!(ended.stdout().contains("interrupted after "), "{}", ended.report());
         let merged = scene.rows("shop/orders", &["id"]).len();
@@ -82,16 +100,15 @@ fn sigterm_ends_a_run_cleanly_and_the_next_one_carries_the_rest() {
 fn a_daemon_over_a_folder_carries_files_as_they_come_until_it_is_told_to_end() {
     let scene = Scene::new(ORDERS);
     scene.write("data/shop/orders/20240501-000000000.parquet", parquet(&[("I", 1, 1)]));
-    let (child, mut log) = start(&scene, &["run"]);
-    let mut said = String::new();
-    await_times(&mut log, &mut said, "\"merged\"", 1);
+    let mut daemon = Run::start(&scene, &["run"]);
+    daemon.until_said("\"merged\"", 1);
     assert_eq!(scene.rows("shop/orders", &["id", "amount"]), ["1|1"]);
     scene.write("later.parquet", parquet(&[("U", 1, 2), ("I", 2, 3)]));
     std::fs::rename(scene.path("later.parquet"), scene.path("data/shop/orders/20240501-000001000.parquet")).unwrap();
-    await_times(&mut log, &mut said, "\"merged\"", 1);
+    daemon.until_said("\"merged\"", 1);
     assert_eq!(scene.rows("shop/orders", &["id", "amount"]), ["1|2", "2|3"]);
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
-    finish(child, log, said).exits(0).tells(&["ended"]);
+    daemon.program.signal("-TERM");
+    daemon.end().exits(0).tells(&["ended"]);
 }
 
 #[test]
@@ -99,9 +116,7 @@ fn a_run_killed_at_any_moment_is_completed_by_the_next() {
     let moments = [("table started", 1), ("batch committed", 1), ("batch committed", 5), ("batch committed", 24)];
     for (message, times) in moments {
         let scene = many_files();
-        let (mut child, log, said) = start_and_await(&scene, message, times);
-        child.kill().unwrap();
-        let ended = finish(child, log, said);
+        let ended = Run::once_until(&scene, message, times).kill();
         assert_eq!(ended.code(), None, "{}", ended.report());
         scene.run().exits(0);
         expect_whole(&scene, &format!("killed after {message:?} number {times}"));
@@ -115,9 +130,7 @@ fn a_run_killed_at_any_moment_is_completed_by_the_next() {
 fn a_run_killed_many_times_over_still_comes_to_the_same_table() {
     let scene = many_files();
     for times in [1, 2, 3, 2, 1, 3] {
-        let (mut child, log, said) = start_and_await(&scene, "batch committed", times);
-        child.kill().unwrap();
-        finish(child, log, said);
+        Run::once_until(&scene, "batch committed", times).kill();
     }
     scene.run().exits(0);
     expect_whole(&scene, "killed six times");
@@ -126,9 +139,9 @@ fn a_run_killed_many_times_over_still_comes_to_the_same_table() {
 #[test]
 fn two_runs_at_once_carry_each_file_once() {
     let scene = many_files();
-    let (child, log, said) = start_and_await(&scene, "batch committed", 1);
+    let run = Run::once_until(&scene, "batch committed", 1);
     let other = scene.run();
-    let one = finish(child, log, said);
+    let one = run.end();
     for ended in [&one, &other] {
         assert!(matches!(ended.code(), Some(0 | 4 | 75)), "{}", ended.report());
     }

@@ -1,7 +1,7 @@
 //! The fold: what chains amount to, and which cannot be.
 
 use super::*;
-use crate::batch::Attempt;
+use crate::change::batch::Attempt;
 use crate::error::Kind;
 use crate::ledger::samples::{announced, file, intent, opened};
 

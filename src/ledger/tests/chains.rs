@@ -1,6 +1,7 @@
 //! One table's chain: claims, outcomes, merges, lost answers, damage.
 
 use super::*;
+use crate::clock::StillClock;
 
 async fn sample_table(ledger: &Ledger) -> TableLedger {
     ledger.table(&table(), opening()).await.unwrap()
@@ -11,7 +12,7 @@ async fn scripted(script: &[Fault]) -> (Arc<InMemory>, Arc<Faulty>, Ledger) {
     let inner = Arc::new(InMemory::new());
     let script: Vec<Fault> = [&[Fault::None, Fault::None], script].concat();
     let store = Faulty::scripted(Arc::clone(&inner), &script);
-    let ledger = ledger_on(Arc::clone(&store) as _, &CountingClock::shared()).await.unwrap();
+    let ledger = ledger_on(Arc::clone(&store) as _, &StillClock::shared()).await.unwrap();
     (inner, store, ledger)
 }
 

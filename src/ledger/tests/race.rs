@@ -6,6 +6,7 @@ use futures::future::join;
 
 use super::*;
 use crate::change::FileId;
+use crate::clock::StillClock;
 use crate::ledger::faulty::Dice;
 
 /// What a writer was told, to be held against the chain.
@@ -21,7 +22,7 @@ struct Told {
 async fn of_two_ledgers_that_claim_one_file_exactly_one_wins() {
     for seed in 0..50 {
         let store = Arc::new(InMemory::new());
-        let clock = CountingClock::shared();
+        let clock = StillClock::shared();
         let (one, two) = (ledger(&store, seed, &clock).await, ledger(&store, seed + 1000, &clock).await);
         let (one, two) = join(one.table(&table(), opening()), two.table(&table(), opening())).await;
         let (mut one, mut two) = (one.unwrap(), two.unwrap());
@@ -40,7 +41,7 @@ async fn random_interleavings_of_two_failing_writers_keep_the_invariants() {
     let mut entries = 0;
     for seed in 0..150 {
         let store = Arc::new(InMemory::new());
-        let clock = CountingClock::shared();
+        let clock = StillClock::shared();
         let (one, two) = (ledger(&store, seed, &clock).await, ledger(&store, seed + 1000, &clock).await);
         let told = join(write(&one, seed * 2, "one"), write(&two, seed * 2 + 1, "two")).await;
         let chain = entries_of(&store).await;
@@ -56,7 +57,7 @@ async fn random_interleavings_of_two_failing_writers_keep_the_invariants() {
 async fn daemons_on_one_folder_take_each_file_once_and_lose_no_entry() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("ledger").to_str().unwrap().to_owned();
-    let clock = CountingClock::shared();
+    let clock = StillClock::shared();
     let daemons: Vec<_> = (0..4)
         .map(|daemon| {
             let (place, clock) = (place.clone(), Arc::clone(&clock));

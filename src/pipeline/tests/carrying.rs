@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::fake::{FakeSink, Told, World};
-use crate::batch::{Attempt, Prepared};
 use crate::catalog::samples::orders;
+use crate::change::batch::{Attempt, Prepared};
 use crate::change::{ChangeFile, TableName};
 use crate::config::{Mode, OnDelete, Order, TargetRules};
 use crate::error::Kind;

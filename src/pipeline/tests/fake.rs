@@ -11,11 +11,12 @@ use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
 use crate::catalog::inflate::Staging;
 use crate::catalog::opened::Opener;
-use crate::catalog::samples::{ROOMY, Shelf, StillClock, orders};
+use crate::catalog::samples::{ROOMY, Shelf, orders};
+use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
 use crate::change::{ChangeFile, TableName};
+use crate::clock::StillClock;
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
 use crate::ledger::{Ledger, State};

@@ -196,4 +196,5 @@ fn bad_rows(errors: &[RowError], offset: u64) -> Error {
 }
 
 #[cfg(test)]
+#[path = "append_tests.rs"]
 mod tests;

@@ -87,7 +87,7 @@ fn literal(column: &Column, value: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::bigquery::rest::fake;
+    use crate::sink::bigquery::fake_rest as fake;
     use crate::sink::columns::column;
 
     fn target(immutable: &[&str]) -> Target {

@@ -220,4 +220,5 @@ fn by_count(staged: &Staged, counted: u64) -> Result<CommitOutcome> {
 }
 
 #[cfg(test)]
+#[path = "commit_tests.rs"]
 mod tests;

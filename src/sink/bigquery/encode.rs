@@ -179,4 +179,5 @@ fn broken(cause: ArrowError) -> Error {
 }
 
 #[cfg(test)]
+#[path = "encode_tests.rs"]
 mod tests;

@@ -18,7 +18,6 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::token::Tokens;
 use super::write::proto::append_rows_request::{ArrowData, Rows};
 use super::write::proto::append_rows_response::{AppendResult, Response as Appended};
 use super::write::proto::table_field_schema::{Mode, Type};
@@ -31,6 +30,7 @@ use super::write::{Pacing, WriteApi, rpc};
 use crate::clock::SystemClock;
 use crate::config::{BigQueryConfig, Create, DatasetName};
 use crate::sink::Column;
+use crate::sink::token::Tokens;
 use crate::types::ColumnType;
 
 pub(super) const TABLE: &str = "projects/p/datasets/d/tables/t_changes";
@@ -128,7 +128,7 @@ impl Fake {
 }
 
 /// A configuration with these endpoints.
-pub(super) fn config(endpoint: Option<String>) -> BigQueryConfig {
+pub(in crate::sink) fn config(endpoint: Option<String>) -> BigQueryConfig {
     BigQueryConfig {
         project: "p".into(),
         location: "US".into(),

@@ -226,4 +226,5 @@ pub(super) fn prefix(attempt: &str, step: &str) -> String {
 }
 
 #[cfg(test)]
+#[path = "jobs_tests.rs"]
 mod tests;

@@ -83,7 +83,7 @@ fn named<'a>(option: &str, name: &str, of: &'a [Column]) -> Result<&'a Column> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::bigquery::rest::fake;
+    use crate::sink::bigquery::fake_rest as fake;
 
     fn all() -> Vec<Column> {
         vec![

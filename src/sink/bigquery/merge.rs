@@ -193,4 +193,5 @@ fn short_hash(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[path = "merge_tests.rs"]
 mod tests;

@@ -13,6 +13,7 @@ use datafusion::prelude::SessionContext;
 use crate::clock::Clock;
 use crate::config::BigQueryConfig;
 use crate::error::Result;
+use crate::sink::token::Tokens;
 use crate::sink::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Rows, Sink, Target};
 
 mod append;
@@ -23,7 +24,9 @@ mod connection;
 mod details;
 mod encode;
 #[cfg(test)]
-mod fake;
+pub(super) mod fake;
+#[cfg(test)]
+mod fake_rest;
 mod jobs;
 mod layout;
 mod merge;
@@ -35,7 +38,6 @@ mod sql;
 mod staged;
 mod status;
 mod tables;
-mod token;
 mod trouble;
 mod visible;
 mod widen;
@@ -101,7 +103,7 @@ impl BigQuerySink {
     /// # Errors
     /// [`User`](crate::error::Kind::User) where an endpoint or Google's credentials cannot be used.
     pub fn open(config: BigQueryConfig, clock: Arc<dyn Clock>) -> Result<Self> {
-        let tokens = token::Tokens::find(&config, Arc::clone(&clock))?;
+        let tokens = Tokens::find(&config, Arc::clone(&clock))?;
         let rest = rest::Rest::new(&config, tokens.clone())?;
         let write = write::WriteApi::new(&config, tokens, Arc::clone(&clock))?;
         Ok(Self { config, clock, rest, known: tables::Known::default(), write })

@@ -105,4 +105,5 @@ fn data_columns(log: Vec<Column>) -> Vec<Column> {
 }
 
 #[cfg(test)]
+#[path = "prepare_tests.rs"]
 mod tests;

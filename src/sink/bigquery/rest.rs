@@ -25,10 +25,10 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use super::TableId;
-use super::token::Tokens;
 use super::trouble::{Failure, Refusal};
 use crate::config::BigQueryConfig;
 use crate::error::{Error, Result};
+use crate::sink::token::Tokens;
 
 const GOOGLE: &str = "https://bigquery.googleapis.com";
 /// BigQuery answers within seconds, or not at all.
@@ -281,6 +281,5 @@ impl Authenticator for Bearer {
 }
 
 #[cfg(test)]
-pub(super) mod fake;
-#[cfg(test)]
+#[path = "rest_tests.rs"]
 mod tests;

@@ -307,4 +307,5 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 #[cfg(test)]
+#[path = "schema_tests.rs"]
 mod tests;

@@ -339,4 +339,5 @@ fn defined(column: &Column) -> String {
 }
 
 #[cfg(test)]
+#[path = "sql_tests.rs"]
 mod tests;

@@ -344,4 +344,5 @@ impl Wanting<'_> {
 }
 
 #[cfg(test)]
+#[path = "tables_tests.rs"]
 mod tests;

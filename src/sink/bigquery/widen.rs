@@ -95,4 +95,5 @@ fn explained(error: Error, resource: &Value, wider: &[Wider], sql: &str) -> Erro
 }
 
 #[cfg(test)]
+#[path = "widen_tests.rs"]
 mod tests;

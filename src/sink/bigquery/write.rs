@@ -21,10 +21,10 @@ use tonic::{Request, Response, Status};
 
 use super::budget::StreamBudget;
 use super::status::Refusal;
-use super::token::Tokens;
 use crate::clock::Clock;
 use crate::config::BigQueryConfig;
 use crate::error::{Error, Result};
+use crate::sink::token::Tokens;
 
 /// Where the API is, unless the configuration says otherwise.
 const ENDPOINT: &str = "https://bigquerystorage.googleapis.com";
@@ -147,9 +147,7 @@ impl WriteApi {
     /// Waits after the given number of tries: longer each time, and never as long as others do.
     pub(super) async fn pause(&self, tried: u32) {
         let doubled = self.pacing.pause.saturating_mul(1_u32.checked_shl(tried.saturating_sub(1)).unwrap_or(u32::MAX));
-        let [.., random] = *self.clock.fresh_id().as_bytes();
-        let share = 0.5 + f64::from(random) / 512.0;
-        tokio::time::sleep(doubled.min(self.pacing.pause_max).mul_f64(share)).await;
+        tokio::time::sleep(self.clock.jittered(doubled.min(self.pacing.pause_max))).await;
     }
 
     /// A request with the headers that Google routes by, and a token.

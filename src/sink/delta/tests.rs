@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{
     Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array, ListArray,
@@ -16,31 +15,20 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::ident;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use uuid::Uuid;
 
 use super::DeltaSink;
 use super::columns::column;
 use super::place::Part;
 use super::table;
 use crate::change::TableName;
-use crate::clock::Clock;
+use crate::clock::StillClock;
 use crate::config::{Mode, OnDelete, StorageConfig};
 use crate::error::{Error, Kind};
 use crate::sink::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Rows, Sink, Target};
 use crate::types::ColumnType;
 
-#[derive(Debug, Default)]
-struct FixedClock(AtomicU64);
-
-impl Clock for FixedClock {
-    fn now(&self) -> DateTime<Utc> {
-        DateTime::from_timestamp(1_700_000_000, 0).unwrap()
-    }
-
-    fn fresh_id(&self) -> Uuid {
-        Uuid::from_u64_pair(0, self.0.fetch_add(1, Ordering::Relaxed))
-    }
-}
+/// When the first attempt of a test begins.
+const START: DateTime<Utc> = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
 
 /// One change of a table `id, value`.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,7 +104,7 @@ impl Bench {
 
     fn named(on_delete: OnDelete, dataset: &str, table: &str, key: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("a b 한").tempdir().unwrap();
-        let sink = DeltaSink::open(dir.path().to_str().unwrap(), Arc::new(FixedClock::default())).unwrap();
+        let sink = DeltaSink::open(dir.path().to_str().unwrap(), Arc::new(StillClock::at(START))).unwrap();
         let name = TableName::new(dataset, table);
         let key = key.iter().map(|name| (*name).to_owned()).collect();
         let target = Target {
@@ -135,7 +123,7 @@ impl Bench {
     }
 
     fn attempt(number: u64) -> Attempt {
-        let loaded_at = FixedClock::default().now() + TimeDelta::seconds(i64::try_from(number).unwrap());
+        let loaded_at = START + TimeDelta::seconds(i64::try_from(number).unwrap());
         Attempt { id: format!("attempt-{number:04}"), loaded_at }
     }
 

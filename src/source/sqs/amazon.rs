@@ -77,8 +77,7 @@ impl Queue for AmazonQueue {
             .max_number_of_messages(i32::try_from(BATCH_MAX).unwrap_or(1))
             .wait_time_seconds(seconds(wait))
             .visibility_timeout(seconds(visibility))
-            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp)
-            .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount);
+            .message_system_attribute_names(MessageSystemAttributeName::SentTimestamp);
         let answer = request.send().await.map_err(|cause| self.trouble.error("ReceiveMessage", cause))?;
         Ok(answer.messages.unwrap_or_default().into_iter().filter_map(message).collect())
     }
@@ -116,10 +115,8 @@ fn seconds(duration: Duration) -> i32 {
 fn message(message: SdkMessage) -> Option<Message> {
     let attribute = |name| message.attributes.as_ref().and_then(|attributes| attributes.get(&name));
     let sent = attribute(MessageSystemAttributeName::SentTimestamp).and_then(|text| text.parse().ok());
-    let receives = attribute(MessageSystemAttributeName::ApproximateReceiveCount).and_then(|text| text.parse().ok());
     Some(Message {
         sent: sent.and_then(DateTime::<Utc>::from_timestamp_millis),
-        receives: receives.unwrap_or(1),
         id: message.message_id?,
         handle: message.receipt_handle?,
         body: message.body.unwrap_or_default(),
@@ -144,23 +141,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_tells_when_it_was_sent_and_how_often_received() {
-        let attributes = HashMap::from([
-            (MessageSystemAttributeName::SentTimestamp, "1714979289123".to_owned()),
-            (MessageSystemAttributeName::ApproximateReceiveCount, "3".to_owned()),
-        ]);
+    fn a_message_tells_when_it_was_sent() {
+        let attributes = HashMap::from([(MessageSystemAttributeName::SentTimestamp, "1714979289123".to_owned())]);
         let given =
             SdkMessage::builder().message_id("m").receipt_handle("h").body("b").set_attributes(Some(attributes));
         let message = message(given.build()).unwrap();
         assert_eq!((message.id.as_str(), message.handle.as_str(), message.body.as_str()), ("m", "h", "b"));
-        assert_eq!((message.sent.unwrap().to_rfc3339(), message.receives), ("2024-05-06T07:08:09.123+00:00".into(), 3));
+        assert_eq!(message.sent.unwrap().to_rfc3339(), "2024-05-06T07:08:09.123+00:00");
     }
 
     #[test]
     fn a_message_without_a_handle_cannot_be_held() {
         assert_eq!(message(SdkMessage::builder().message_id("m").body("b").build()), None);
         let bare = message(SdkMessage::builder().message_id("m").receipt_handle("h").build()).unwrap();
-        assert_eq!((bare.body.as_str(), bare.sent, bare.receives), ("", None, 1));
+        assert_eq!((bare.body.as_str(), bare.sent), ("", None));
     }
 
     #[test]

@@ -119,7 +119,7 @@ mod tests {
         let location = S3Location::parse("s3://cdc-files/dms").unwrap();
         let rules = ObjectRules::new(location, Layout::known(), Some(since));
         let body = json!({ "Records": records }).to_string();
-        let message = Message { id: "m".into(), handle: "h".into(), body, sent: None, receives: 1 };
+        let message = Message { id: "m".into(), handle: "h".into(), body, sent: None };
         Contents::of(&message, &rules)
     }
 

@@ -46,10 +46,6 @@ pub(super) struct ObjectEvent {
     pub e_tag: Option<String>,
     /// When S3 was done with it.
     pub time: DateTime<Utc>,
-    /// Tells the order of events of one key, and of one key alone.
-    pub sequencer: Option<String>,
-    /// Its version, where the bucket keeps versions.
-    pub version_id: Option<String>,
 }
 
 /// Reads a message's body: an event of S3, sent to the queue by S3 itself, through SNS (wrapped or raw) or through
@@ -125,8 +121,6 @@ fn bridged(message: Bridged) -> Result<Notice, Reason> {
         size: detail.object.size,
         e_tag: detail.object.e_tag,
         time: message.time,
-        sequencer: detail.object.sequencer,
-        version_id: detail.object.version_id,
     };
     Ok(Notice::Objects { created: vec![event], ignored: 0 })
 }
@@ -173,9 +167,6 @@ struct Object {
     size: u64,
     #[serde(rename = "eTag", alias = "etag")]
     e_tag: Option<String>,
-    sequencer: Option<String>,
-    #[serde(rename = "versionId", alias = "version-id")]
-    version_id: Option<String>,
 }
 
 /// An event as EventBridge sends it.
@@ -216,8 +207,6 @@ impl Record {
             size: object.size,
             e_tag: object.e_tag,
             time: self.event_time,
-            sequencer: object.sequencer,
-            version_id: object.version_id,
         }))
     }
 }
@@ -294,8 +283,6 @@ mod tests {
             size: 7,
             e_tag: Some("0123abcd".into()),
             time: "2024-05-06T07:08:09.123Z".parse().unwrap(),
-            sequencer: Some("0055AED6DCD90281E5".into()),
-            version_id: None,
         }
     }
 
@@ -382,13 +369,8 @@ mod tests {
 
     #[test]
     fn keys_from_event_bridge_stand_as_they_are() {
-        let expected = ObjectEvent {
-            key: "a+b%2Fc d".into(),
-            time: "2024-05-06T07:08:09Z".parse().unwrap(),
-            sequencer: Some("61".into()),
-            version_id: Some("IYV3".into()),
-            ..event("")
-        };
+        let expected =
+            ObjectEvent { key: "a+b%2Fc d".into(), time: "2024-05-06T07:08:09Z".parse().unwrap(), ..event("") };
         check(&bridge("Object Created"), &[expected], 0);
         check(&bridge("Object Deleted"), &[], 1);
         let mut other = bridge("Object Created");
@@ -441,7 +423,7 @@ mod tests {
             let mut record = record("ObjectCreated:Put", "k");
             record["eventVersion"] = json!(version);
             record["s3"]["object"] = json!({"key": "k", "size": 7});
-            let expected = ObjectEvent { e_tag: None, sequencer: None, ..event("k") };
+            let expected = ObjectEvent { e_tag: None, ..event("k") };
             check(&json!({"Records": [record]}), &[expected], 0);
         }
     }

@@ -42,7 +42,6 @@ struct Stored {
     body: String,
     handle: Option<String>,
     visible_at: Instant,
-    receives: u32,
 }
 
 impl Model {
@@ -81,7 +80,7 @@ impl FakeQueue {
             model.sent += 1;
             let id = format!("m{}", model.sent);
             ids.push(id.clone());
-            model.messages.push(Stored { id, body: body.clone(), handle: None, visible_at, receives: 0 });
+            model.messages.push(Stored { id, body: body.clone(), handle: None, visible_at });
         }
         ids
     }
@@ -149,13 +148,11 @@ impl Queue for FakeQueue {
             handles += 1;
             stored.handle = Some(format!("h{handles}"));
             stored.visible_at = now + visibility;
-            stored.receives += 1;
             received.push(Message {
                 id: stored.id.clone(),
                 handle: format!("h{handles}"),
                 body: stored.body.clone(),
                 sent: None,
-                receives: stored.receives,
             });
         }
         model.handles = handles;

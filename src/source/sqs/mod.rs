@@ -190,6 +190,10 @@ impl Source for SqsSource {
         self.messages.give_back(&receipts(&rest.deliveries)).await
     }
 
+    fn say_standing(&self) {
+        self.counts().say();
+    }
+
     fn store(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.store)
     }

@@ -52,8 +52,6 @@ pub(super) struct Message {
     pub body: String,
     /// When it was sent.
     pub sent: Option<DateTime<Utc>>,
-    /// How often it was received, this time included; approximate.
-    pub receives: u32,
 }
 
 /// One message of a batch with which a queue did not do as asked.

@@ -55,6 +55,29 @@ pub struct Counts {
     pub in_hand: u64,
 }
 
+impl Counts {
+    /// Puts them into the log.
+    pub(super) fn say(&self) {
+        tracing::info!(
+            received = self.received,
+            redelivered = self.redelivered,
+            delivered = self.delivered,
+            deleted = self.deleted,
+            given_back = self.given_back,
+            left = self.left,
+            test_events = self.test_events,
+            ignored = self.ignored,
+            beats = self.beats,
+            let_go = self.let_go,
+            lost = self.lost,
+            swept = self.swept,
+            wait_ms = self.wait_ms,
+            in_hand = self.in_hand,
+            "queue"
+        );
+    }
+}
+
 /// The books.
 pub(super) struct State {
     pub hand: Hand,

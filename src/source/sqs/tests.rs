@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::fake::{Action, FakeQueue};
 use super::*;
 use crate::change::{ChangeFile, FileFormat, FileKind, TableName};
-use crate::clock::SystemClock;
+use crate::clock::{SystemClock, until};
 use crate::error::Kind;
 
 const HIDDEN: Duration = Duration::from_secs(30);
@@ -367,9 +367,7 @@ async fn a_sweep_ends_with_the_listing_though_files_keep_arriving() {
     let queue = FakeQueue::default();
     let (found, sweep) = sweep((0..10).map(|number| Ok(vec![listed(number)])).collect());
     let source = open_with(&queue, Some(Arc::clone(&sweep))).await;
-    while sweep.is_under_way() {
-        tokio::task::yield_now().await;
-    }
+    until("the sweep is over", || !sweep.is_under_way()).await;
     assert_eq!((source.messages.ready(), found.chunks.lock().unwrap().len()), (1, 9));
 }
 
@@ -407,9 +405,7 @@ async fn a_bucket_that_may_not_be_listed_is_told_and_one_that_cannot_be_now_hind
         let queue = FakeQueue::default();
         let (_, sweep) = sweep(vec![Err(error)]);
         let source = open_with(&queue, Some(Arc::clone(&sweep))).await;
-        while sweep.is_under_way() {
-            tokio::task::yield_now().await;
-        }
+        until("the sweep is over", || !sweep.is_under_way()).await;
         queue.send(&events(1));
         let outcome = source.receive().await;
         assert_eq!(outcome.as_ref().err().map(Error::kind), kind);
@@ -426,12 +422,8 @@ async fn the_beat_runs_by_itself_and_ends_with_the_source() {
     let messages = Messages::new(Box::new(queue.clone()), rules(), Duration::from_millis(40), SystemClock::shared());
     let beating = beat::begin(Arc::clone(&messages));
     assert_eq!(messages.poll(Duration::ZERO).await.unwrap(), 1);
-    while messages.counts().beats == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("it beats", || messages.counts().beats > 0).await;
     drop(beating);
-    while Arc::strong_count(&messages) > 1 {
-        tokio::task::yield_now().await;
-    }
+    until("it ends", || Arc::strong_count(&messages) == 1).await;
     assert_eq!(queue.counts(), (0, 1));
 }

@@ -6,7 +6,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sqs::config::http::HttpResponse;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 
-use crate::error::{Error, Kind, find};
+use crate::error::{CERTIFICATE_HINT, Error, Kind, find, says};
 
 /// Turns the SDK's errors about one queue into ours.
 #[derive(Debug)]
@@ -106,23 +106,9 @@ fn unanswered(error: &(dyn StdError + 'static)) -> Advice {
         );
     }
     if says(error, "certificate") {
-        let hint = "the server's certificate is not trusted here: name the file of your network's own authorities by \
-                    SSL_CERT_FILE, or install it in the system";
-        return (Kind::Retry, hint.to_owned());
+        return (Kind::Retry, CERTIFICATE_HINT.to_owned());
     }
     (Kind::Retry, "check the network, proxy and firewall between here and SQS".to_owned())
-}
-
-/// Whether one of the causes says it.
-fn says(error: &(dyn StdError + 'static), word: &str) -> bool {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if cause.to_string().contains(word) {
-            return true;
-        }
-        next = cause.source();
-    }
-    false
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::slice::Iter;
 use chrono::{DateTime, Utc};
 use freshet::types::same_name;
 
+use super::PROJECT;
 use super::lexer::{Lexed, Token};
 use super::schema::{self, Field, Kind, Mode};
 use super::translate::path;
@@ -43,11 +44,11 @@ fn take(tokens: &mut Tokens<'_>, what: &str) -> bool {
 }
 
 impl Alter {
-    /// Reads all of it; `project` is the one there is.
-    pub(super) fn parse(tokens: &[Lexed], project: &str, now: DateTime<Utc>) -> Result<Self> {
+    /// Reads all of it.
+    pub(super) fn parse(tokens: &[Lexed], now: DateTime<Utc>) -> Result<Self> {
         let (name, length) = path(tokens.get(2..).unwrap_or_default()).ok_or_else(unreadable)?;
         let [in_project, dataset, table] = name.as_slice() else { return Err(unreadable()) };
-        if in_project != project {
+        if in_project != PROJECT {
             return Err(Trouble::not_found(format!("Project {in_project}")));
         }
         let mut rest = tokens[2 + length..].iter().peekable();

@@ -153,7 +153,7 @@ impl World {
             return Ok(rows);
         }
         let path = default_of(name).or_else(|| Some(name.rsplit_once("/streams/")?.0)).unwrap_or_default();
-        let (dataset, table) = table_of(path, &self.options.project)?;
+        let (dataset, table) = table_of(path)?;
         let table = self.tables.get(&(dataset, table));
         let is_there = |name: &String| table.is_some_and(|table| schema::find(&table.fields, name).is_some());
         if self.options.unseen_columns == UnseenColumns::Fail || !unknown.iter().all(is_there) {
@@ -170,7 +170,7 @@ impl World {
         let count = i64::try_from(rows.num_rows()).unwrap();
         let now = self.clock.now();
         let table = match default_of(name) {
-            Some(path) => table_of(path, &self.options.project)?,
+            Some(path) => table_of(path)?,
             None => self.stream(name)?.table.clone(),
         };
         let is_pending = self.streams.get(name).is_some_and(|stream| stream.is_pending);

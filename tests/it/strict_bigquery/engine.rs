@@ -2,14 +2,13 @@
 //! Arrow files in a folder of its own.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use arrow::array::RecordBatch;
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 use serde_json::{Value, json};
 
-use crate::binary::REPOSITORY;
 use crate::python;
 
 /// DuckDB in a child process; it ends with this value.
@@ -32,9 +31,7 @@ pub(super) type Result<T> = std::result::Result<T, Refused>;
 impl Engine {
     /// An engine with no tables.
     pub(super) fn start() -> Self {
-        let mut child = Command::new(python::python())
-            .current_dir(REPOSITORY)
-            .env("PYTHONDONTWRITEBYTECODE", "1")
+        let mut child = python::command()
             .arg("tests/servers/bigquery_engine.py")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

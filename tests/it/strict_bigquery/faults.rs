@@ -10,7 +10,7 @@ pub(crate) enum What {
     LostBefore,
     /// The call takes effect, then the connection is cut.
     LostAfter,
-    /// The connection is cut when so many more bytes of it were read; on `OpenAppendRows` or a REST call.
+    /// The connection is cut when so many more bytes of it were read; on `Connect` or a REST call.
     CutAfterBytes(usize),
     /// A gRPC error without effect, such as [`tonic::Code::Unavailable`].
     Grpc(tonic::Code),
@@ -35,7 +35,7 @@ pub(crate) struct Fault {
 
 impl Fault {
     /// The next call whose name holds `on` goes wrong. Names are `POST /bigquery/v2/projects/p/jobs`,
-    /// `AppendRows projects/p/datasets/d/tables/t/streams/s`, `OpenAppendRows`, `BatchCommitWriteStreams
+    /// `AppendRows projects/p/datasets/d/tables/t/streams/s`, `Connect`, `BatchCommitWriteStreams
     /// projects/p/datasets/d/tables/t`.
     pub(crate) fn on(on: impl Into<String>, what: What) -> Self {
         Self { on: on.into(), skip: 0, times: 1, what }

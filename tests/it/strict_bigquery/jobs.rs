@@ -5,6 +5,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
+use super::PROJECT;
 use super::results::{self, Form};
 use super::schema;
 use super::statements::{Outcome, What};
@@ -96,7 +97,7 @@ impl World {
             return Err(Trouble::invalid(format!("Invalid job ID \"{id}\"")));
         }
         if self.jobs.contains_key(&id) {
-            return Err(Trouble::duplicate(format!("Job {}:{id}", self.options.project)));
+            return Err(Trouble::duplicate(format!("Job {PROJECT}:{id}")));
         }
         let mut job = Job {
             id: id.clone(),
@@ -130,8 +131,7 @@ impl World {
                 job.location.clone_from(location);
             }
             if !location.eq_ignore_ascii_case(&job.location) {
-                let project = &self.options.project;
-                let what = format!("Dataset {project}:{dataset} was not found in location {}", job.location);
+                let what = format!("Dataset {PROJECT}:{dataset} was not found in location {}", job.location);
                 return Err(Trouble::not_found(what));
             }
         }
@@ -233,20 +233,16 @@ impl World {
         let mut configuration = job.configuration.clone();
         configuration["jobType"] = json!("QUERY");
         Ok(json!({
-            "kind": "bigquery#job", "id": format!("{}:{}.{}", self.options.project, job.location, job.id),
-            "jobReference": self.job_reference(job), "configuration": configuration, "status": status,
+            "kind": "bigquery#job", "id": format!("{PROJECT}:{}.{}", job.location, job.id),
+            "jobReference": job.reference(), "configuration": configuration, "status": status,
             "statistics": job.statistics(),
         }))
-    }
-
-    fn job_reference(&self, job: &Job) -> Value {
-        json!({"projectId": self.options.project, "jobId": job.id, "location": job.location})
     }
 
     /// `jobs.getQueryResults`, and the answer of `jobs.query`.
     pub(super) fn results(&self, id: &str, page: Page) -> Result<Value> {
         let job = self.job(id)?;
-        let mut out = json!({"kind": "bigquery#getQueryResultsResponse", "jobReference": self.job_reference(job)});
+        let mut out = json!({"kind": "bigquery#getQueryResultsResponse", "jobReference": job.reference()});
         let outcome = match &job.ended {
             None => {
                 out["jobComplete"] = json!(false);
@@ -296,6 +292,10 @@ pub(super) struct Page {
 }
 
 impl Job {
+    fn reference(&self) -> Value {
+        json!({"projectId": PROJECT, "jobId": self.id, "location": self.location})
+    }
+
     fn statistics(&self) -> Value {
         let created = self.created.timestamp_millis().to_string();
         let mut out = json!({"creationTime": created, "startTime": created, "query": {}});

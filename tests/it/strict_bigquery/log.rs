@@ -3,7 +3,6 @@
 use std::sync::Mutex;
 
 use serde_json::Value;
-use tokio::time::Instant;
 
 /// The form in which rows came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,10 +16,6 @@ pub(crate) enum RowFormat {
 pub(crate) struct Request {
     /// Counts from 0 in the order of arrival.
     pub(crate) number: usize,
-    /// When it had arrived.
-    pub(crate) at: Instant,
-    /// When its answer went out; None where there was none, or not yet.
-    pub(crate) answered_at: Option<Instant>,
     /// `GET`, `POST`, `PATCH`, … or the gRPC method, such as `AppendRows`.
     pub(crate) method: String,
     /// The path of a REST call with its query, or the stream or table that a gRPC call is about.
@@ -30,8 +25,6 @@ pub(crate) struct Request {
     /// The streams that it names.
     pub(crate) streams: Vec<String>,
     pub(crate) offset: Option<i64>,
-    /// The length of the message or body.
-    pub(crate) bytes: usize,
     pub(crate) rows: Option<RowFormat>,
     /// The JSON body of a REST call, else null.
     pub(crate) body: Value,
@@ -46,14 +39,11 @@ impl Request {
     pub(super) fn new(method: &str, path: &str) -> Self {
         Self {
             number: 0,
-            at: Instant::now(),
-            answered_at: None,
             method: method.to_owned(),
             path: path.to_owned(),
             table: table_in(path),
             streams: Vec::new(),
             offset: None,
-            bytes: 0,
             rows: None,
             body: Value::Null,
             is_authorized: false,
@@ -85,9 +75,7 @@ impl Log {
 
     /// Notes how a request ended.
     pub(super) fn answered(&self, number: usize, outcome: impl Into<String>) {
-        let mut log = self.0.lock().unwrap();
-        log[number].outcome = outcome.into();
-        log[number].answered_at = Some(Instant::now());
+        self.0.lock().unwrap()[number].outcome = outcome.into();
     }
 
     pub(super) fn all(&self) -> Vec<Request> {

@@ -4,7 +4,8 @@
 //! `streams.rs`, `append.rs` (the rules); `statements.rs`, `merge.rs`, `alter.rs`, `translate.rs`, `lexer.rs` (SQL);
 //! `storage.rs`, `engine.rs` (rows, in DuckDB). What it does not know it refuses: nothing is silently taken.
 //!
-//! The server has a thread of its own, so that tests may block. Its time runs as time does and can be turned forward.
+//! The server has a thread of its own, so that tests may block. Its time runs as time does, and can be
+//! stopped and turned forward.
 //! It simplifies: `totalBytesProcessed` is a rough size, partitions and clustering are checked but prune nothing,
 //! constraints are kept but not used, a failed statement is always told by the job, values of unlike types are compared
 //! where DuckDB does, and native change data capture (`proto_rows`) is refused.
@@ -14,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use chrono::{DateTime, TimeDelta, TimeZone, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -51,9 +52,18 @@ use connection::Connection;
 use results::Form;
 use world::{ServerClock, World};
 
+use crate::warehouse::Warehouse;
+
+/// The one project there is.
+pub(crate) const PROJECT: &str = "test-project";
 /// Requests of more bytes are refused, see
 /// <https://cloud.google.com/bigquery/quotas#write-api-limits>.
-pub(crate) const REQUEST_BYTES_MAX: usize = 10_000_000;
+const REQUEST_BYTES_MAX: usize = 10_000_000;
+/// Changes of one table's metadata, see <https://cloud.google.com/bigquery/quotas#standard_tables>.
+const METADATA_UPDATES: Limit = Limit { most: 5, within: TimeDelta::seconds(10) };
+/// Mutating statements on one table, see
+/// <https://cloud.google.com/bigquery/quotas#data-manipulation-language-statements>.
+const DML_STATEMENTS: Limit = Limit { most: 25, within: TimeDelta::seconds(10) };
 
 /// What becomes of values for a column that the Write API does not know of yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,10 +77,6 @@ pub(crate) enum UnseenColumns {
 /// How the server behaves.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
-    /// The one project there is.
-    pub(crate) project: String,
-    /// The server's time at its start.
-    pub(crate) start: DateTime<Utc>,
     /// How often a job is asked after before it has run.
     pub(crate) job_polls: usize,
     /// How long a new column, or a new type, is unknown to the Write API.
@@ -78,23 +84,15 @@ pub(crate) struct Options {
     pub(crate) unseen_columns: UnseenColumns,
     /// `CreateWriteStream` calls.
     pub(crate) new_streams: Limit,
-    /// Changes of one table's metadata.
-    pub(crate) metadata_updates: Limit,
-    /// Mutating statements on one table.
-    pub(crate) dml_statements: Limit,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
-            project: "test-project".to_owned(),
-            start: Utc.with_ymd_and_hms(2026, 1, 15, 12, 0, 0).unwrap(),
             job_polls: 0,
             columns_visible_after: TimeDelta::zero(),
             unseen_columns: UnseenColumns::Fail,
             new_streams: Limit { most: 10_000, within: TimeDelta::hours(1) },
-            metadata_updates: Limit { most: 5, within: TimeDelta::seconds(10) },
-            dml_statements: Limit { most: 25, within: TimeDelta::seconds(10) },
         }
     }
 }
@@ -119,7 +117,6 @@ impl Shared {
 pub(crate) struct StrictBigQuery {
     shared: Arc<Shared>,
     clock: Arc<ServerClock>,
-    project: String,
     rest: SocketAddr,
     grpc: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -129,7 +126,6 @@ pub(crate) struct StrictBigQuery {
 impl StrictBigQuery {
     /// Starts a server on free ports.
     pub(crate) async fn start(options: Options) -> Self {
-        let project = options.project.clone();
         let world = World::new(options);
         let clock = Arc::clone(&world.clock);
         let shared = Arc::new(Shared {
@@ -142,12 +138,7 @@ impl StrictBigQuery {
         let serving = Arc::clone(&shared);
         let thread = std::thread::spawn(move || serve(serving, ready, stopped));
         let (rest, grpc) = started.await.expect("the server starts");
-        Self { shared, clock, project, rest, grpc, stop: Some(stop), thread: Some(thread) }
-    }
-
-    /// The same for tests that are not async.
-    pub(crate) fn start_blocking(options: Options) -> Self {
-        futures::executor::block_on(Self::start(options))
+        Self { shared, clock, rest, grpc, stop: Some(stop), thread: Some(thread) }
     }
 
     /// What `rest_endpoint` is set to: the API is at `/bigquery/v2` below it.
@@ -160,8 +151,9 @@ impl StrictBigQuery {
         format!("http://{}", self.grpc)
     }
 
-    pub(crate) fn project(&self) -> &str {
-        &self.project
+    /// The server as its REST API shows it, all datasets at one location.
+    pub(crate) fn warehouse(&self, location: &'static str) -> Warehouse {
+        Warehouse::new(PROJECT, location, self.rest_url(), self.grpc_url())
     }
 
     /// Trouble to come.
@@ -188,6 +180,11 @@ impl StrictBigQuery {
     /// The server's time.
     pub(crate) fn now(&self) -> DateTime<Utc> {
         self.clock.now()
+    }
+
+    /// From here on the server's time stands still, unless it is turned forward.
+    pub(crate) fn stop_time(&self) {
+        self.clock.stop();
     }
 
     /// Turns the server's time forward.
@@ -232,7 +229,7 @@ impl StrictBigQuery {
     /// All rows of `dataset.table`, in no order; see [`Self::query`] for their form.
     pub(crate) fn table_rows(&self, name: &str) -> Vec<BTreeMap<String, Value>> {
         let (dataset, table) = split(name);
-        self.query(&format!("SELECT * FROM `{}`.`{dataset}`.`{table}`", self.project))
+        self.query(&format!("SELECT * FROM `{PROJECT}`.`{dataset}`.`{table}`"))
     }
 
     /// How many rows `dataset.table` has.
@@ -274,7 +271,7 @@ impl World {
     }
 
     fn count_rows(&mut self, dataset: &str, table: &str) -> trouble::Result<u64> {
-        let sql = format!("SELECT COUNT(*) AS n FROM `{}`.`{dataset}`.`{table}`", self.options.project);
+        let sql = format!("SELECT COUNT(*) AS n FROM `{PROJECT}`.`{dataset}`.`{table}`");
         let rows = self.select(&sql)?;
         Ok(rows.first().and_then(|row| row["n"].as_u64()).unwrap_or(0))
     }

@@ -2,7 +2,7 @@
 //!
 //! See <https://cloud.google.com/bigquery/docs/reference/storage/rpc/google.cloud.bigquery.storage.v1#storageerror>.
 
-use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
+use googleapis_tonic_google_cloud_bigquery_storage_v1::google::{cloud::bigquery::storage::v1 as proto, rpc};
 use prost::Message;
 pub(super) use proto::storage_error::StorageErrorCode;
 use tonic::{Code, Status};
@@ -15,26 +15,6 @@ pub(super) struct Refusal {
     pub(super) code: Code,
     message: String,
     detail: Option<proto::StorageError>,
-}
-
-/// `google.rpc.Status`, which `grpc-status-details-bin` holds.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Any>,
-}
-
-/// `google.protobuf.Any`
-#[derive(Clone, PartialEq, Message)]
-struct Any {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
 }
 
 const TYPE_URL: &str = "type.googleapis.com/google.cloud.bigquery.storage.v1.StorageError";
@@ -59,13 +39,14 @@ impl Refusal {
         Self { detail: Some(detail), ..self }
     }
 
-    fn to_rpc(&self) -> RpcStatus {
-        let any = |error: &proto::StorageError| Any { type_url: TYPE_URL.into(), value: error.encode_to_vec() };
-        RpcStatus {
-            code: self.code.into(),
-            message: self.message.clone(),
-            details: self.detail.iter().map(any).collect(),
+    /// What `grpc-status-details-bin` holds.
+    fn to_rpc(&self) -> rpc::Status {
+        let mut status = rpc::Status { code: self.code.into(), message: self.message.clone(), ..Default::default() };
+        status.details.resize_with(self.detail.iter().len(), Default::default);
+        for (any, error) in status.details.iter_mut().zip(&self.detail) {
+            (any.type_url, any.value) = (TYPE_URL.to_owned(), error.encode_to_vec());
         }
+        status
     }
 
     /// As the end of a call.
@@ -77,12 +58,11 @@ impl Refusal {
     /// As the answer to one append.
     pub(super) fn to_response(&self, stream: &str, rows: Vec<proto::RowError>) -> proto::AppendRowsResponse {
         use proto::append_rows_response::Response;
-        let same = self.to_rpc().encode_to_vec();
         proto::AppendRowsResponse {
             updated_schema: None,
             row_errors: rows,
             write_stream: stream.to_owned(),
-            response: Some(Response::Error(Message::decode(same.as_slice()).unwrap())),
+            response: Some(Response::Error(self.to_rpc())),
         }
     }
 }

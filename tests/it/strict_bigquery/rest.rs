@@ -11,13 +11,13 @@ use axum::response::Response;
 use serde_json::Value;
 use tonic::codegen::http::{HeaderMap, StatusCode, header};
 
-use super::Shared;
 use super::connection::Cut;
 use super::faults::What;
 use super::jobs::Page;
 use super::log;
 use super::trouble::{Result, Trouble};
 use super::world::World;
+use super::{PROJECT, Shared};
 
 const BODY_BYTES_MAX: usize = 16 << 20;
 
@@ -52,7 +52,6 @@ pub(super) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
         cut.after_bytes(bytes);
     }
     let bytes = to_bytes(body, BODY_BYTES_MAX).await.unwrap_or_default();
-    noted.bytes = bytes.len();
     noted.body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
     let is_unreadable = !bytes.is_empty() && noted.body.is_null();
     let if_match = parts.headers.get(header::IF_MATCH).and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -142,7 +141,7 @@ fn route(world: &mut World, call: &Call) -> Result<Value> {
     let unknown =
         || Trouble::new(404, "notFound", format!("the strict server has no {} {}", call.method, path.join("/")));
     let ["projects", project, below @ ..] = path.as_slice() else { return Err(unknown()) };
-    if *project != world.options.project {
+    if *project != PROJECT {
         return Err(Trouble::new(403, "accessDenied", format!("Access Denied: Project {project}")));
     }
     let location = call.query.get("location").map(String::as_str);

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use arrow::array::{AsArray, RecordBatch};
 use serde_json::json;
 
+use super::PROJECT;
 use super::alter::Alter;
 use super::engine::Refused;
 use super::lexer::{self, Lexed, Token};
@@ -81,7 +82,7 @@ impl World {
         } else if is(0, "CREATE") && is(1, "OR") && is(2, "REPLACE") && is(3, "VIEW") {
             self.understand_view(sql, &tokens)?
         } else if is(0, "ALTER") && is(1, "TABLE") {
-            let alter = Alter::parse(&tokens, &self.options.project, self.clock.now())?;
+            let alter = Alter::parse(&tokens, self.clock.now())?;
             translation.named.insert(alter.target.clone());
             What::Alter(alter)
         } else {
@@ -95,7 +96,7 @@ impl World {
         let wrong = || Trouble::invalid_query(format!("the strict server cannot read this CREATE VIEW: {sql}"));
         let (path, length) = path(&tokens[4..]).ok_or_else(wrong)?;
         let [project, dataset, name] = path.as_slice() else { return Err(wrong()) };
-        if *project != self.options.project {
+        if project != PROJECT {
             return Err(Trouble::not_found(format!("Project {project}")));
         }
         let mut at = 4 + length;

@@ -11,6 +11,7 @@ use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::
 use proto::write_stream::Type;
 use tonic::Code;
 
+use super::PROJECT;
 use super::refusal::{Refusal, Result, StorageErrorCode};
 use super::schema::{self, Field};
 use super::storage;
@@ -44,10 +45,10 @@ impl Stream {
     }
 }
 
-/// Dataset and table of `projects/P/datasets/D/tables/T`.
-pub(super) fn table_of(path: &str, project: &str) -> Result<(String, String)> {
+/// Dataset and table of `projects/PROJECT/datasets/D/tables/T`.
+pub(super) fn table_of(path: &str) -> Result<(String, String)> {
     match path.split('/').collect::<Vec<_>>().as_slice() {
-        ["projects", of, "datasets", dataset, "tables", table] if *of == project => {
+        ["projects", of, "datasets", dataset, "tables", table] if *of == PROJECT => {
             Ok(((*dataset).to_owned(), (*table).to_owned()))
         }
         ["projects", of, "datasets", _, "tables", _] => {
@@ -80,7 +81,7 @@ impl World {
 
     /// A table's columns as the Write API knows them by now.
     pub(super) fn visible_fields(&self, path: &str) -> Result<Vec<Field>> {
-        let (dataset, name) = table_of(path, &self.options.project)?;
+        let (dataset, name) = table_of(path)?;
         let missing = |_| Refusal::not_found(StorageErrorCode::TableNotFound, path);
         let table = self.table(&dataset, &name).map_err(missing)?;
         if table.view.is_some() {
@@ -106,7 +107,7 @@ impl World {
             let what = "Exceeds quota 'CreateWriteStream requests per hour per project per region'";
             return Err(Refusal::new(Code::ResourceExhausted, what));
         }
-        let table = table_of(&request.parent, &self.options.project)?;
+        let table = table_of(&request.parent)?;
         let table_number = self.tables.get(&table).map_or(0, |table| table.number);
         let name = format!("{}/streams/Strict{:08x}", request.parent, self.fresh_number());
         let stream = Stream {
@@ -170,7 +171,7 @@ impl World {
         request: &proto::BatchCommitWriteStreamsRequest,
     ) -> Result<proto::BatchCommitWriteStreamsResponse> {
         self.visible_fields(&request.parent)?;
-        let table = table_of(&request.parent, &self.options.project)?;
+        let table = table_of(&request.parent)?;
         let names = &request.write_streams;
         if names.is_empty() || names.iter().collect::<BTreeSet<_>>().len() < names.len() {
             return Err(Refusal::invalid("write_streams must be some streams, each named once"));

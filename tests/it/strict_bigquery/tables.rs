@@ -5,6 +5,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
+use super::PROJECT;
 use super::alter::Alter;
 use super::schema::{self, Field, Kind, Mode};
 use super::storage;
@@ -53,13 +54,13 @@ const TABLE_KEYS: [&str; 10] = [
 
 impl World {
     pub(super) fn dataset(&self, name: &str) -> Result<&Dataset> {
-        let missing = || Trouble::not_found(format!("Dataset {}:{name}", self.options.project));
+        let missing = || Trouble::not_found(format!("Dataset {PROJECT}:{name}"));
         self.datasets.get(name).ok_or_else(missing)
     }
 
     pub(super) fn table(&self, dataset: &str, name: &str) -> Result<&Table> {
         self.dataset(dataset)?;
-        let missing = || Trouble::not_found(format!("Table {}:{dataset}.{name}", self.options.project));
+        let missing = || Trouble::not_found(format!("Table {PROJECT}:{dataset}.{name}"));
         self.tables.get(&(dataset.to_owned(), name.to_owned())).ok_or_else(missing)
     }
 
@@ -71,13 +72,13 @@ impl World {
 
     pub(super) fn insert_dataset(&mut self, body: Value) -> Result<Value> {
         schema::known_keys(&body, &DATASET_KEYS)?;
-        let name = reference(&body["datasetReference"], "datasetId", &self.options.project)?;
+        let name = reference(&body["datasetReference"], "datasetId")?;
         let is_good = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if !is_good {
             return Err(Trouble::invalid(format!("Invalid dataset ID \"{name}\".")));
         }
         if self.datasets.contains_key(&name) {
-            return Err(Trouble::duplicate(format!("Dataset {}:{name}", self.options.project)));
+            return Err(Trouble::duplicate(format!("Dataset {PROJECT}:{name}")));
         }
         let location = body["location"].as_str().unwrap_or("US").to_owned();
         self.datasets.insert(name.clone(), Dataset { location, body });
@@ -97,13 +98,12 @@ impl World {
 
     pub(super) fn show_dataset(&self, name: &str) -> Result<Value> {
         let dataset = self.dataset(name)?;
-        let project = &self.options.project;
         let mut out = json!({
-            "kind": "bigquery#dataset", "id": format!("{project}:{name}"), "type": "DEFAULT",
-            "selfLink": format!("https://bigquery.googleapis.com/bigquery/v2/projects/{project}/datasets/{name}"),
+            "kind": "bigquery#dataset", "id": format!("{PROJECT}:{name}"), "type": "DEFAULT",
+            "selfLink": format!("https://bigquery.googleapis.com/bigquery/v2/projects/{PROJECT}/datasets/{name}"),
         });
         merge(&mut out, &dataset.body);
-        out["datasetReference"] = json!({"datasetId": name, "projectId": project});
+        out["datasetReference"] = json!({"datasetId": name, "projectId": PROJECT});
         out["location"] = json!(dataset.location);
         Ok(out)
     }
@@ -116,14 +116,14 @@ impl World {
     /// Makes a table, or a view whose `body` has `view.query`.
     pub(super) fn insert_table(&mut self, dataset: &str, body: Value) -> Result<Value> {
         schema::known_keys(&body, &TABLE_KEYS)?;
-        let name = reference(&body["tableReference"], "tableId", &self.options.project)?;
+        let name = reference(&body["tableReference"], "tableId")?;
         let in_dataset = body["tableReference"]["datasetId"].as_str().unwrap_or(dataset);
         let is_good = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "_- ".contains(c));
         if !is_good || in_dataset != dataset {
             return Err(Trouble::invalid(format!("Invalid table ID \"{in_dataset}.{name}\" in dataset {dataset}.")));
         }
         if self.table(dataset, &name).is_ok() {
-            return Err(Trouble::duplicate(format!("Table {}:{dataset}.{name}", self.options.project)));
+            return Err(Trouble::duplicate(format!("Table {PROJECT}:{dataset}.{name}")));
         }
         self.dataset(dataset)?;
         let now = self.clock.now();
@@ -239,15 +239,14 @@ impl World {
 
     pub(super) fn show_table(&self, dataset: &str, name: &str) -> Result<Value> {
         let table = self.table(dataset, name)?;
-        let project = &self.options.project;
         let mut out = json!({
-            "kind": "bigquery#table", "id": format!("{project}:{dataset}.{name}"), "etag": etag_text(table.etag),
+            "kind": "bigquery#table", "id": format!("{PROJECT}:{dataset}.{name}"), "etag": etag_text(table.etag),
             "type": if table.view.is_some() { "VIEW" } else { "TABLE" },
             "creationTime": table.created.timestamp_millis().to_string(),
             "location": self.dataset(dataset)?.location,
         });
         merge(&mut out, &table.body);
-        out["tableReference"] = json!({"projectId": project, "datasetId": dataset, "tableId": name});
+        out["tableReference"] = json!({"projectId": PROJECT, "datasetId": dataset, "tableId": name});
         out["schema"] = schema::to_json(&table.fields);
         Ok(out)
     }
@@ -264,9 +263,9 @@ impl World {
     }
 }
 
-/// The id in a reference, whose project must be this one.
-fn reference(reference: &Value, id: &str, project: &str) -> Result<String> {
-    if reference["projectId"].as_str().is_some_and(|named| named != project) {
+/// The id in a reference, whose project must be the one there is.
+fn reference(reference: &Value, id: &str) -> Result<String> {
+    if reference["projectId"].as_str().is_some_and(|named| named != PROJECT) {
         return Err(Trouble::invalid(format!("projectId in {reference} is not that of the path")));
     }
     let id = reference[id].as_str().ok_or_else(|| Trouble::invalid(format!("Required parameter is missing: {id}")))?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::PROJECT;
 use super::lexer::{Lexed, Token};
 use super::schema::Kind;
 use super::storage::{self, quoted};
@@ -178,7 +179,7 @@ impl<'w> Translation<'w> {
         let [project, dataset, table] = path else {
             return Err(Trouble::invalid_query(format!("Table \"{}\" must be named in full", path.join("."))));
         };
-        if *project != self.world.options.project {
+        if project != PROJECT {
             return Err(Trouble::not_found(format!("Project {project}")));
         }
         self.named.insert((dataset.clone(), table.clone()));

@@ -3,37 +3,53 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use tokio::time::Instant;
 
-use super::Options;
 use super::engine::Engine;
 use super::jobs::Job;
 use super::quota::Quota;
 use super::streams::Stream;
 use super::tables::{Dataset, Table};
+use super::{DML_STATEMENTS, METADATA_UPDATES, Options};
 
-/// The server's own time: it runs as time does, from a fixed moment on, and a test can turn it forward.
+/// The server's own time: it runs as time does, from a fixed moment on, and a test can stop it and turn it forward.
 #[derive(Debug)]
-pub(super) struct ServerClock {
-    start: DateTime<Utc>,
-    started: Instant,
-    turned: Mutex<TimeDelta>,
+pub(super) struct ServerClock(Mutex<Time>);
+
+#[derive(Debug)]
+struct Time {
+    /// What it was when it was last set.
+    set: DateTime<Utc>,
+    /// Since when it has run; None where it is stopped.
+    runs: Option<Instant>,
+}
+
+impl Time {
+    fn now(&self) -> DateTime<Utc> {
+        let passed = self.runs.map_or(0, |since| i64::try_from(since.elapsed().as_micros()).unwrap());
+        self.set + TimeDelta::microseconds(passed)
+    }
 }
 
 impl ServerClock {
-    fn new(start: DateTime<Utc>) -> Self {
-        Self { start, started: Instant::now(), turned: Mutex::new(TimeDelta::zero()) }
+    fn new() -> Self {
+        let set = Utc.with_ymd_and_hms(2026, 1, 15, 12, 0, 0).unwrap();
+        Self(Mutex::new(Time { set, runs: Some(Instant::now()) }))
     }
 
     /// The present moment, to the microsecond.
     pub(super) fn now(&self) -> DateTime<Utc> {
-        let passed = TimeDelta::microseconds(i64::try_from(self.started.elapsed().as_micros()).unwrap());
-        self.start + passed + *self.turned.lock().unwrap()
+        self.0.lock().unwrap().now()
+    }
+
+    pub(super) fn stop(&self) {
+        let mut time = self.0.lock().unwrap();
+        *time = Time { set: time.now(), runs: None };
     }
 
     pub(super) fn advance(&self, by: TimeDelta) {
-        *self.turned.lock().unwrap() += by;
+        self.0.lock().unwrap().set += by;
     }
 }
 
@@ -62,14 +78,14 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(options: Options) -> Self {
         Self {
-            clock: Arc::new(ServerClock::new(options.start)),
+            clock: Arc::new(ServerClock::new()),
             engine: Engine::start(),
             datasets: BTreeMap::new(),
             tables: BTreeMap::new(),
             streams: BTreeMap::new(),
             jobs: BTreeMap::new(),
-            metadata_updates: Quota::new(options.metadata_updates),
-            dml_statements: Quota::new(options.dml_statements),
+            metadata_updates: Quota::new(METADATA_UPDATES),
+            dml_statements: Quota::new(DML_STATEMENTS),
             new_streams: Quota::new(options.new_streams),
             on_commit: Vec::new(),
             numbers: 0,

@@ -141,7 +141,7 @@ impl Call {
             async move {
                 let request = request.into_inner();
                 let (path, streams) = about(&request);
-                let noted = call.note(&path, streams, request.encoded_len());
+                let noted = call.note(&path, streams);
                 let answer = call.with_faults(&path, noted, move |world| {
                     world.drop_dead_streams();
                     effect(world, request)
@@ -152,9 +152,9 @@ impl Call {
         grpc::<Req, Res>().unary(method, request).await.map(Body::new)
     }
 
-    fn note(&self, path: &str, streams: Vec<String>, bytes: usize) -> log::Request {
+    fn note(&self, path: &str, streams: Vec<String>) -> log::Request {
         let mut noted = log::Request::new(self.method, path);
-        (noted.streams, noted.bytes, noted.is_authorized) = (streams, bytes, self.is_authorized);
+        (noted.streams, noted.is_authorized) = (streams, self.is_authorized);
         noted
     }
 
@@ -175,7 +175,7 @@ impl Call {
                 log.answered(number, format!("{code:?}"));
                 return Err(Status::new(*code, "a fault that the test asked for"));
             }
-            Some(What::Http(_)) => return Err(Status::unavailable("a fault that the test asked for")),
+            Some(What::Http(_) | What::JobFails(_)) => panic!("{} is no REST call: {fault:?}", self.method),
             Some(What::NoCommitTime) => {
                 log.answered(number, "Ok");
                 return Ok(Res::default());
@@ -201,12 +201,13 @@ impl Call {
 
     /// The connection's headers go out with its first answer, as Google's do.
     async fn append_rows(self, request: Request) -> Response {
-        match self.shared.faults.strike("OpenAppendRows") {
+        match self.shared.faults.strike("Connect") {
             Some(What::LostBefore | What::LostAfter) => self.cut.now(),
             Some(What::CutAfterBytes(bytes)) => self.cut.after_bytes(bytes),
             Some(What::Grpc(code)) => return Status::new(code, "a fault that the test asked for").into_http(),
             Some(What::Slow(by)) => tokio::time::sleep(by).await,
-            Some(What::Http(_) | What::NoCommitTime | What::JobFails(_)) | None => {}
+            Some(fault) => panic!("AppendRows cannot go wrong like this: {fault:?}"),
+            None => {}
         }
         let method = Method(move |request: tonic::Request<Streaming<proto::AppendRowsRequest>>| {
             let mut appending = Appending { call: self.clone(), requests: request.into_inner(), open: Open::default() };
@@ -251,7 +252,7 @@ impl Appending {
             Err(status) => return Some(Err(status)),
         };
         let path = self.open.name_for(&request.write_stream);
-        let mut noted = self.call.note(&path, vec![path.clone()], request.encoded_len());
+        let mut noted = self.call.note(&path, vec![path.clone()]);
         noted.offset = request.offset;
         noted.rows = request.rows.as_ref().map(|rows| match rows {
             Rows::ArrowRows(_) => RowFormat::Arrow,

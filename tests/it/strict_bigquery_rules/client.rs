@@ -2,7 +2,7 @@
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::ipc::writer::StreamWriter;
-use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
+use googleapis_tonic_google_cloud_bigquery_storage_v1::google::{cloud::bigquery::storage::v1 as proto, rpc};
 use prost::Message;
 use proto::append_rows_request::{ArrowData, Rows};
 use proto::append_rows_response::Response;
@@ -17,7 +17,7 @@ use crate::strict_bigquery::{Options, StrictBigQuery};
 
 pub(super) const TABLE: &str = "projects/test-project/datasets/shop/tables/orders";
 
-/// A server with a dataset `shop`, and clients of it.
+/// A server with a dataset `shop`, whose time passes only as tests turn it forward, and clients of it.
 pub(super) struct Client {
     pub(super) server: StrictBigQuery,
     http: reqwest::Client,
@@ -27,6 +27,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) async fn new(options: Options) -> Self {
         let server = StrictBigQuery::start(options).await;
+        server.stop_time();
         server.create_dataset("shop", "EU");
         let channel = tonic::transport::Endpoint::from_shared(server.grpc_url()).unwrap().connect_lazy();
         let grpc = BigQueryWriteClient::new(channel).max_encoding_message_size(64 << 20);
@@ -236,7 +237,7 @@ pub(super) fn outcome(answer: &proto::AppendRowsResponse) -> String {
             None => "appended".to_owned(),
         },
         Response::Error(error) => {
-            let mut out = told(Code::from(error.code), &error.encode_to_vec());
+            let mut out = told(Code::from(error.code), error);
             for row in &answer.row_errors {
                 out += &format!(", row {}: {}", row.index, row.message);
             }
@@ -247,26 +248,10 @@ pub(super) fn outcome(answer: &proto::AppendRowsResponse) -> String {
 
 /// The code and the storage error of a call that failed.
 pub(super) fn refusal(status: &Status) -> String {
-    told(status.code(), status.details())
+    told(status.code(), &rpc::Status::decode(status.details()).unwrap())
 }
 
-/// `google.rpc.Status` as far as it matters here.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Any>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Any {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-fn told(code: Code, status: &[u8]) -> String {
-    let status = RpcStatus::decode(status).unwrap();
+fn told(code: Code, status: &rpc::Status) -> String {
     let storage = status.details.iter().map(|any| {
         assert!(any.type_url.ends_with("google.cloud.bigquery.storage.v1.StorageError"), "{any:?}");
         proto::StorageError::decode(any.value.as_slice()).unwrap().code().as_str_name()

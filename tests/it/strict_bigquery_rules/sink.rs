@@ -4,18 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
-use chrono::{DateTime, TimeDelta, Utc};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use chrono::{DateTime, TimeDelta};
 use datafusion::prelude::SessionContext;
-use freshet::batch::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts};
 use freshet::change::TableName;
+use freshet::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
 use freshet::clock::SystemClock;
-use freshet::config::{BigQueryConfig, Create, DatasetName, Mode, OnDelete, StorageConfig};
+use freshet::config::{Mode, OnDelete, StorageConfig};
 use freshet::sink::bigquery::BigQuerySink;
 use freshet::sink::{Rows, Sink, Target};
-use freshet::types::ColumnType;
 
-use crate::strict_bigquery::{Options, StrictBigQuery};
+use crate::bigquery_sink;
+use crate::strict_bigquery::{Options, PROJECT, RowFormat, StrictBigQuery};
 
 pub(super) fn target(on_delete: OnDelete) -> Target {
     Target {
@@ -30,17 +29,22 @@ pub(super) fn target(on_delete: OnDelete) -> Target {
 }
 
 pub(super) fn sink(server: &StrictBigQuery) -> BigQuerySink {
-    let config = BigQueryConfig {
-        project: server.project().to_owned(),
-        location: "EU".to_owned(),
-        dataset: DatasetName::default(),
-        kms_key: None,
-        labels: BTreeMap::new(),
-        create: Create::Auto,
-        rest_endpoint: Some(server.rest_url()),
-        grpc_endpoint: Some(server.grpc_url()),
-    };
+    let config = bigquery_sink::config(PROJECT, "EU", &server.rest_url(), &server.grpc_url());
     BigQuerySink::open(config, SystemClock::shared()).unwrap()
+}
+
+/// The attempt of this number.
+pub(super) fn attempt(number: u32) -> Attempt {
+    let loaded_at = DateTime::UNIX_EPOCH + TimeDelta::days(20_000) + TimeDelta::seconds(number.into());
+    Attempt { id: format!("a-{number}"), loaded_at }
+}
+
+/// Merges what the attempt of this number wrote.
+pub(super) async fn merge(sink: &BigQuerySink, target: &Target, number: u32) -> MergeCounts {
+    let Attempt { id, loaded_at } = attempt(number);
+    let attempt = Attempt { id: format!("m-{number}"), loaded_at };
+    let merge = MergeAttempt { attempt, batches: vec![id], rows: 0, loaded: (loaded_at, loaded_at) };
+    sink.merge(target, &merge, &SessionContext::new()).await.unwrap()
 }
 
 /// Key, value, operation and sequence.
@@ -61,35 +65,19 @@ fn rows(changes: &[Change<'_>]) -> Rows {
         ("_cdc_file_id", Arc::new(files)),
     ];
     let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)));
-    let batch = batch.unwrap();
-    let named = batch
-        .schema()
-        .fields()
-        .iter()
-        .take(4)
-        .map(|field| Column {
-            name: field.name().clone(),
-            column_type: ColumnType::from_arrow(field.data_type()).unwrap(),
-        })
-        .collect();
-    let stream = RecordBatchStreamAdapter::new(batch.schema(), futures::stream::iter([Ok(batch)]));
-    Rows { columns: named, stream: Box::pin(stream) }
+    bigquery_sink::rows(batch.unwrap())
 }
 
 /// Carries changes all the way; what the merge did.
 async fn carry(sink: &BigQuerySink, target: &Target, number: u32, changes: &[Change<'_>]) -> MergeCounts {
     let session = SessionContext::new();
-    let loaded_at: DateTime<Utc> = DateTime::UNIX_EPOCH + TimeDelta::days(20_000) + TimeDelta::seconds(number.into());
-    let attempt = Attempt { id: format!("a-{number}"), loaded_at };
-    let prepared = Box::pin(sink.prepare(target, &attempt, rows(changes), &session)).await.unwrap();
+    let prepared = Box::pin(sink.prepare(target, &attempt(number), rows(changes), &session)).await.unwrap();
     for _ in 0..2 {
         let outcome = sink.commit(target, number.into(), &prepared).await.unwrap();
         assert_eq!(outcome, CommitOutcome::Committed);
     }
-    let attempt = Attempt { id: format!("m-{number}"), loaded_at };
-    let merge = MergeAttempt { attempt, batches: vec![format!("a-{number}")], rows: 0, loaded: (loaded_at, loaded_at) };
-    let counts = sink.merge(target, &merge, &session).await.unwrap();
-    assert_eq!(sink.merge(target, &merge, &session).await.unwrap(), counts, "a merge that is repeated is the same");
+    let counts = merge(sink, target, number).await;
+    assert_eq!(merge(sink, target, number).await, counts, "a merge that is repeated is the same");
     counts
 }
 
@@ -119,8 +107,10 @@ async fn changes_go_through_log_tombstones_final_table_and_view() {
     let counts = sink.row_counts(&target).await.unwrap();
     let expected = [("orders_changes", 7), ("orders", 2), ("orders_tombstones", 1)];
     assert_eq!(counts, expected.map(|(name, rows)| (name.to_owned(), rows)));
-    let arrow_only = server.requests_of("AppendRows");
-    assert!(arrow_only.iter().all(|request| request.rows == Some(crate::strict_bigquery::RowFormat::Arrow)));
+    let appends = server.requests_of("AppendRows");
+    assert!(appends.iter().all(|append| append.rows == Some(RowFormat::Arrow) && append.offset.is_some()));
+    let requests = server.requests();
+    assert!(requests.iter().all(|request| !request.is_authorized), "credentials go out without encryption");
 }
 
 #[tokio::test]

@@ -6,23 +6,21 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, Decimal128Array, Decimal256Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, i256};
-use chrono::{DateTime, TimeDelta, Utc};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
-use freshet::batch::{Attempt, Column, CommitOutcome, MergeAttempt};
+use freshet::change::batch::CommitOutcome;
 use freshet::config::OnDelete;
 use freshet::sink::bigquery::BigQuerySink;
 use freshet::sink::{Prepared, Rows, Sink, Target};
-use freshet::types::ColumnType;
 
-use super::sink::{sink, target};
+use super::sink::{attempt, merge, sink, target};
+use crate::bigquery_sink;
 use crate::strict_bigquery::{Options, StrictBigQuery};
 
 const BIG: &str = "12345678901234567890123456789012345678.00000000000000000000000000000000000001";
 const FINE: &str = "12345678901234567890.123456789";
 
 /// Keys and amounts in types of their own, operations and sequences.
-fn batch(number: usize) -> (ArrayRef, ArrayRef, [&'static str; 3], [&'static str; 3]) {
+fn batch(number: u32) -> (ArrayRef, ArrayRef, [&'static str; 3], [&'static str; 3]) {
     let keys = |keys: [i64; 3]| -> ArrayRef { Arc::new(Int64Array::from(keys.to_vec())) };
     let units = FINE.replace('.', "").parse::<i128>().unwrap();
     match number {
@@ -45,7 +43,7 @@ fn batch(number: usize) -> (ArrayRef, ArrayRef, [&'static str; 3], [&'static str
     }
 }
 
-fn rows(number: usize) -> Rows {
+fn rows(number: u32) -> Rows {
     let (keys, amounts, operations, sequences) = batch(number);
     let texts = |texts: [&str; 3]| -> ArrayRef { Arc::new(StringArray::from(texts.to_vec())) };
     let files = BinaryArray::from_iter_values(std::iter::repeat_n([7_u8; 16], 3));
@@ -56,36 +54,16 @@ fn rows(number: usize) -> Rows {
         ("_cdc_sequence", texts(sequences), true),
         ("_cdc_file_id", Arc::new(files), true),
     ];
-    let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
-    let schema = batch.schema();
-    let named = schema.fields().iter().take(4).map(|field| Column {
-        name: field.name().clone(),
-        column_type: ColumnType::from_arrow(field.data_type()).unwrap(),
-    });
-    let columns = named.collect();
-    let stream = RecordBatchStreamAdapter::new(Arc::clone(&schema), futures::stream::iter([Ok(batch)]));
-    Rows { columns, stream: Box::pin(stream) }
+    bigquery_sink::rows(RecordBatch::try_from_iter_with_nullable(columns).unwrap())
 }
 
-fn attempt(number: usize) -> Attempt {
-    let loaded_at: DateTime<Utc> = DateTime::UNIX_EPOCH + TimeDelta::days(20_000);
-    Attempt { id: format!("a-{number}"), loaded_at: loaded_at + TimeDelta::seconds(number.try_into().unwrap()) }
-}
-
-async fn prepare(sink: &BigQuerySink, target: &Target, number: usize) -> Prepared {
+async fn prepare(sink: &BigQuerySink, target: &Target, number: u32) -> Prepared {
     let session = SessionContext::new();
     Box::pin(sink.prepare(target, &attempt(number), rows(number), &session)).await.unwrap()
 }
 
 async fn commit(sink: &BigQuerySink, target: &Target, prepared: &Prepared) {
     assert_eq!(sink.commit(target, 1, prepared).await.unwrap(), CommitOutcome::Committed);
-}
-
-async fn merge(sink: &BigQuerySink, target: &Target, number: usize) {
-    let loaded_at = attempt(number).loaded_at;
-    let attempt = Attempt { id: format!("m-{number}"), loaded_at };
-    let merge = MergeAttempt { attempt, batches: vec![format!("a-{number}")], rows: 0, loaded: (loaded_at, loaded_at) };
-    sink.merge(target, &merge, &SessionContext::new()).await.unwrap();
 }
 
 /// A number as text, however the server writes it.

@@ -201,6 +201,7 @@ async fn a_new_column_is_unknown_for_a_while_and_its_values_fail_or_are_lost() {
         let options = Options { columns_visible_after, unseen_columns, ..Options::default() };
         let mut client = Client::with_orders(options).await;
         assert_eq!(client.create(TABLE, Type::Pending).await.unwrap().table_schema.unwrap().fields.len(), 2);
+        client.server.advance(TimeDelta::seconds(1));
         grow(&client).await;
         let stream = client.create(TABLE, Type::Committed).await.unwrap();
         assert_eq!(stream.table_schema.unwrap().fields.len(), 2);

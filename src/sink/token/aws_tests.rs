@@ -4,8 +4,9 @@ use aws_config::Region;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_lc_rs::{digest, hmac};
 
-use super::super::fake::{AUDIENCE, Answer, Script, Set, aws, header_of, keys, sdk, signed_request};
+use super::super::fake::{AUDIENCE, Answer, Script, aws, clock, header_of, keys, sdk, signed_request};
 use super::*;
+use crate::clock::StillClock;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -47,8 +48,8 @@ pub(in super::super) fn signer(signed: &Value, secret: &str) -> String {
 }
 
 /// An identity by these answers of AWS's chain.
-fn identity(answers: Vec<Answer>) -> (Arc<Set>, AwsIdentity) {
-    let clock = Arc::new(Set::default());
+fn identity(answers: Vec<Answer>) -> (Arc<StillClock>, AwsIdentity) {
+    let clock = clock();
     let source = &aws()["credential_source"];
     let identity = AwsIdentity::new(AUDIENCE, source, Some(sdk(answers)), Arc::clone(&clock) as _).unwrap();
     (clock, identity)
@@ -120,7 +121,7 @@ async fn without_a_region_the_user_is_told_to_set_one_and_an_impossible_one_is_r
         let script = SharedCredentialsProvider::new(Script::new(vec![Ok(keys("AKONE", None))]));
         let sdk = SdkConfig::builder().credentials_provider(script).region(region.map(Region::new)).build();
         let source = &aws()["credential_source"];
-        let identity = AwsIdentity::new(AUDIENCE, source, Some(sdk), Arc::new(Set::default())).unwrap();
+        let identity = AwsIdentity::new(AUDIENCE, source, Some(sdk), clock()).unwrap();
         let error = identity.shown().await.unwrap_err();
         assert_eq!(error.kind(), Kind::User);
         assert!(error.message().starts_with(told), "{error}");
@@ -132,7 +133,7 @@ async fn without_a_region_the_user_is_told_to_set_one_and_an_impossible_one_is_r
 async fn the_file_may_leave_out_where_aws_says_who_signed_but_not_name_a_plain_place() {
     let with = |url: Option<&str>| {
         let source = json!({"environment_id": "aws1", "regional_cred_verification_url": url});
-        AwsIdentity::new(AUDIENCE, &source, Some(sdk(vec![Ok(keys("AKONE", None))])), Arc::new(Set::default())).unwrap()
+        AwsIdentity::new(AUDIENCE, &source, Some(sdk(vec![Ok(keys("AKONE", None))])), clock()).unwrap()
     };
     assert!(shown(&with(None)).await["url"].as_str().unwrap().starts_with("https://sts.eu-central-1.amazonaws.com/?"));
     let china = shown(&with(Some("https://sts.{region}.amazonaws.com.cn:8443?Action=GetCallerIdentity"))).await;
@@ -148,7 +149,7 @@ async fn the_file_may_leave_out_where_aws_says_who_signed_but_not_name_a_plain_p
 fn only_the_version_that_there_is_can_be_used() {
     assert!(is_from_aws(&aws()) && !is_from_aws(&json!({"credential_source": {"file": "/aws1"}})));
     let unknown = json!({"environment_id": "aws2"});
-    let error = AwsIdentity::new(AUDIENCE, &unknown, None, Arc::new(Set::default())).unwrap_err();
+    let error = AwsIdentity::new(AUDIENCE, &unknown, None, clock()).unwrap_err();
     assert_eq!(error.kind(), Kind::User);
     assert!(error.message().contains("`aws2`"), "{error}");
 }

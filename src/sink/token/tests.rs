@@ -31,7 +31,8 @@ async fn alone(test: &'static str, server: &str, variables: Vec<(&'static str, S
         return Some(server);
     }
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", &format!("sink::bigquery::token::tests::{test}")]);
+    let (_, module) = module_path!().split_once("::").unwrap();
+    child.args(["--exact", &format!("{module}::{test}")]);
     let of_aws = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("AWS_"));
     of_aws.chain([FILE_VARIABLE.into(), "GCE_METADATA_HOST".into()]).for_each(|name| {
         child.env_remove(name);

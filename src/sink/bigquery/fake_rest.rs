@@ -7,12 +7,10 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::IntoResponse;
-use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use crate::change::TableName;
-use crate::clock::Clock;
+use crate::clock::StillClock;
 use crate::config::{BigQueryConfig, Create, DatasetName, Mode, OnDelete, StorageConfig};
 use crate::sink::Target;
 use crate::sink::bigquery::BigQuerySink;
@@ -82,7 +80,7 @@ impl Fake {
     }
 
     pub(in crate::sink::bigquery) fn sink_with(&self, config: BigQueryConfig) -> BigQuerySink {
-        BigQuerySink::open(config, Arc::new(FixedClock)).unwrap()
+        BigQuerySink::open(config, StillClock::shared()).unwrap()
     }
 }
 
@@ -132,18 +130,5 @@ pub(in crate::sink::bigquery) fn target() -> Target {
         on_delete: OnDelete::Remove,
         storage: StorageConfig::default(),
         descriptions: BTreeMap::new(),
-    }
-}
-
-#[derive(Debug)]
-struct FixedClock;
-
-impl Clock for FixedClock {
-    fn now(&self) -> DateTime<Utc> {
-        DateTime::UNIX_EPOCH
-    }
-
-    fn fresh_id(&self) -> Uuid {
-        Uuid::from_u128(7)
     }
 }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+pub mod batch;
+
 /// A table of the source: its database (DMS calls it the schema) and its name, as the source spells them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TableName {
@@ -143,9 +145,35 @@ impl ChangeFile {
         FileId::new(&self.location, &self.version)
     }
 
+    /// Whether it is a file on a disk, and no object in a store.
+    pub fn is_on_disk(&self) -> bool {
+        !self.location.contains("://")
+    }
+
     /// The file's time.
     pub fn time(&self) -> DateTime<Utc> {
         DateTime::from_timestamp_millis(self.time_ms).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+impl ChangeFile {
+    /// A small Parquet file of changes of the table `db.t`.
+    pub(crate) fn sample(location: &str) -> Self {
+        Self {
+            location: location.into(),
+            path: location.into(),
+            size: 10,
+            version: "v1".into(),
+            e_tag: None,
+            modified_ms: 0,
+            table: TableName::new("db", "t"),
+            kind: FileKind::Cdc,
+            format: FileFormat::Parquet,
+            gzip: false,
+            time_ms: 0,
+            rows: None,
+        }
     }
 }
 
@@ -253,20 +281,7 @@ mod tests {
     use super::*;
 
     fn file(location: &str, kind: FileKind) -> ChangeFile {
-        ChangeFile {
-            location: location.into(),
-            path: location.into(),
-            size: 1,
-            version: "v1".into(),
-            e_tag: None,
-            modified_ms: 0,
-            table: TableName::new("db", "t"),
-            kind,
-            format: FileFormat::Parquet,
-            gzip: false,
-            time_ms: 1_678_890_622_000,
-            rows: None,
-        }
+        ChangeFile { kind, time_ms: 1_678_890_622_000, ..ChangeFile::sample(location) }
     }
 
     #[test]

@@ -87,4 +87,5 @@ fn wanted<'a>(json: &'a Value, name: &str) -> Result<&'a str> {
 }
 
 #[cfg(test)]
+#[path = "pool_tests.rs"]
 mod tests;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::error::Kind;
-use crate::sink::bigquery::rest::fake::{Fake, job as resource, refusal, target};
+use crate::sink::bigquery::fake_rest::{Fake, job as resource, refusal, target};
 
 fn step() -> Step<'static> {
     Step { prefix: prefix("m-1", "final"), sql: "MERGE …", message: "`orders` cannot be merged".into() }
@@ -113,7 +113,7 @@ async fn rows_that_are_gone_are_read_again_by_the_next_try() {
 #[tokio::test]
 async fn rows_of_an_attempt_are_counted_by_a_job_of_its_own() {
     let fake = Fake::start().await;
-    let id = "freshet_count_00000000-0000-0000-0000-000000000007";
+    let id = "freshet_count_00000000-0000-0000-0000-000000000000";
     fake.then("POST", "/jobs", 200, resource("RUNNING", None, json!({})))
         .then("GET", &format!("/jobs/{id}"), 200, resource("DONE", None, json!({})))
         .then("GET", &format!("/queries/{id}"), 200, json!({"jobComplete": true, "rows": [{"f": [{"v": "12"}]}]}));

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::error::Kind;
-use crate::sink::bigquery::rest::fake::{Fake, refusal};
+use crate::sink::bigquery::fake_rest::{Fake, refusal};
 
 fn id(table: &str) -> TableId {
     TableId { project: "my-project".into(), dataset: "shop".into(), table: table.into() }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::error::Kind;
-use crate::sink::bigquery::rest::fake::{self, Fake, refusal, target};
+use crate::sink::bigquery::fake_rest::{self as fake, Fake, refusal, target};
 use crate::sink::columns::column;
 use crate::types::ColumnType;
 
@@ -258,7 +258,7 @@ fn what_is_known_is_bounded() {
 #[tokio::test]
 async fn tables_that_are_not_there_are_left_out_of_the_counts() {
     let fake = Fake::start().await;
-    let id = "freshet_count_00000000-0000-0000-0000-000000000007";
+    let id = "freshet_count_00000000-0000-0000-0000-000000000000";
     let job = |state: &str| json!({"status": {"state": state}});
     fake.then("GET", LOG, 200, resource(&wanted()))
         .then("POST", "/jobs", 200, job("RUNNING"))

@@ -223,4 +223,5 @@ impl fmt::Debug for AwsIdentity {
 }
 
 #[cfg(test)]
+#[path = "aws_tests.rs"]
 pub(super) mod tests;

@@ -145,26 +145,12 @@ impl Filling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::{FileFormat, FileKind};
 
     const LIMITS: BatchLimits =
         BatchLimits { files_max: 3, bytes_max: 100, rows_max: 50, age_max: Duration::from_secs(5) };
 
     fn file(time_ms: i64, size: u64, rows: Option<u64>) -> ChangeFile {
-        ChangeFile {
-            location: format!("f{time_ms}"),
-            path: String::new(),
-            size,
-            version: String::new(),
-            e_tag: None,
-            modified_ms: 0,
-            table: TableName::new("db", "t"),
-            kind: FileKind::Cdc,
-            format: FileFormat::Parquet,
-            gzip: false,
-            time_ms,
-            rows,
-        }
+        ChangeFile { time_ms, size, rows, ..ChangeFile::sample(&format!("f{time_ms}")) }
     }
 
     fn check(files: Vec<ChangeFile>, expected: &[&[i64]]) {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::sink::Attempt;
-use crate::sink::bigquery::rest::fake::{Fake, job, refusal, target};
+use crate::sink::bigquery::fake_rest::{Fake, job, refusal, target};
 use crate::sink::bigquery::schema;
 
 fn at(seconds: i64) -> DateTime<Utc> {

@@ -12,9 +12,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
-use crate::clock::Clock;
+use crate::clock::StillClock;
 
 pub(super) const AUDIENCE: &str =
     "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/aws";
@@ -169,30 +168,12 @@ pub(super) fn aws() -> Value {
     aws_at("127.0.0.1:1")
 }
 
-/// A clock that stands where it is put.
-#[derive(Debug)]
-pub(super) struct Set(Mutex<DateTime<Utc>>);
+/// When every test begins: 2024-05-06.
+const START: DateTime<Utc> = DateTime::from_timestamp(1_714_953_600, 0).unwrap();
 
-impl Default for Set {
-    fn default() -> Self {
-        Self(Mutex::new("2024-05-06T00:00:00Z".parse().unwrap()))
-    }
-}
-
-impl Set {
-    pub(super) fn forward(&self, by: TimeDelta) {
-        *self.0.lock().unwrap() += by;
-    }
-}
-
-impl Clock for Set {
-    fn now(&self) -> DateTime<Utc> {
-        *self.0.lock().unwrap()
-    }
-
-    fn fresh_id(&self) -> Uuid {
-        Uuid::nil()
-    }
+/// A clock that stands at [`START`].
+pub(super) fn clock() -> Arc<StillClock> {
+    Arc::new(StillClock::at(START))
 }
 
 pub(super) type Answer = Result<Credentials, fn() -> CredentialsError>;
@@ -226,7 +207,7 @@ pub(super) fn sdk(answers: Vec<Answer>) -> SdkConfig {
 
 /// Passing credentials that expire so many minutes after the clock's start.
 pub(super) fn keys(id: &str, minutes: Option<i64>) -> Credentials {
-    let expiry = minutes.map(|minutes| (Set::default().now() + TimeDelta::minutes(minutes)).into());
+    let expiry = minutes.map(|minutes| (START + TimeDelta::minutes(minutes)).into());
     Credentials::new(id, "the-secret", Some("the-token/+=".into()), expiry, "test")
 }
 

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::sink::bigquery::rest::fake::{Fake, job, refusal};
+use crate::sink::bigquery::fake_rest::{Fake, job, refusal};
 
 const TABLE: &str = "/datasets/shop/tables/orders";
 

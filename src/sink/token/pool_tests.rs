@@ -5,14 +5,15 @@ use axum::http::StatusCode;
 use chrono::TimeDelta;
 
 use super::super::aws::tests::signer;
-use super::super::fake::{AUDIENCE, Answer, Servers, Set, aws_at, field, keys, sdk, signed_request};
+use super::super::fake::{AUDIENCE, Answer, Servers, aws_at, clock, field, keys, sdk, signed_request};
 use super::super::{Built, Shared, Source, Tokens};
 use super::*;
+use crate::clock::StillClock;
 use crate::error::Kind;
 
 /// Tokens of a pool, with these answers of AWS's chain.
-fn tokens(json: &Value, answers: Vec<Answer>) -> (Arc<Set>, Tokens) {
-    let clock = Arc::new(Set::default());
+fn tokens(json: &Value, answers: Vec<Answer>) -> (Arc<StillClock>, Tokens) {
+    let clock = clock();
     let pool = Pool::new(json, Some(sdk(answers)), Arc::clone(&clock) as _).unwrap();
     let (source, built) = (Source::Json(json.clone()), Some(Built::Aws(Arc::new(pool))).into());
     (Arc::clone(&clock), Tokens(Some(Arc::new(Shared { source, clock, built }))))
@@ -23,7 +24,7 @@ async fn bearer(tokens: &Tokens) -> String {
 }
 
 /// Tokens of a service account that is named in the file.
-async fn of_account(answers: Vec<Answer>) -> (Servers, Arc<Set>, Tokens) {
+async fn of_account(answers: Vec<Answer>) -> (Servers, Arc<StillClock>, Tokens) {
     let (servers, address) = Servers::start().await;
     let mut json = aws_at(&address);
     json["service_account_impersonation_url"] = format!("http://{address}/iam/sa:generateAccessToken").into();
@@ -116,7 +117,7 @@ async fn missing_awss_credentials_are_told_as_they_are_with_the_hint() {
 async fn credentials_that_google_refuses_as_expired_are_renewed() {
     let (servers, address) = Servers::start().await;
     let answers = vec![Ok(keys("AKONE", Some(0))), Ok(keys("AKTWO", Some(60)))];
-    let (clock, sdk) = (Arc::new(Set::default()), sdk(answers));
+    let (clock, sdk) = (clock(), sdk(answers));
     servers.refuse(Some(StatusCode::BAD_REQUEST));
     let pool = || Pool::new(&aws_at(&address), Some(sdk.clone()), Arc::clone(&clock) as _).unwrap();
     assert!(!pool().token().await.unwrap_err().is_transient());
@@ -133,12 +134,12 @@ async fn a_file_that_lacks_something_is_the_users() {
     for (name, wrong) in [("audience", Value::Null), ("token_url", Value::Null), ("subject_token_type", 1.into())] {
         let mut json = aws_at("127.0.0.1:1");
         json[name] = wrong;
-        let error = Pool::new(&json, None, Arc::new(Set::default())).err().unwrap();
+        let error = Pool::new(&json, None, clock()).err().unwrap();
         assert_eq!(error.kind(), Kind::User);
         assert!(error.message().contains(name), "{error}");
     }
     let mut json = aws_at("127.0.0.1:1");
     json["service_account_impersonation_url"] = "sa".into();
-    let error = Pool::new(&json, None, Arc::new(Set::default())).err().unwrap();
+    let error = Pool::new(&json, None, clock()).err().unwrap();
     assert!(error.message().contains("service_account_impersonation_url"), "{error}");
 }
