@@ -4,8 +4,10 @@
 
 // Values, without I/O.
 pub mod error;
+mod planted;
 // ↓
 pub mod clock;
+pub mod failpoint;
 pub mod types;
 // ↓
 pub mod change;
@@ -35,3 +37,6 @@ pub mod adhoc;
 pub mod observe;
 // ↓
 pub mod cli;
+
+#[cfg(test)]
+mod simulation;

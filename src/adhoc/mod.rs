@@ -22,8 +22,8 @@ use crate::config::{Config, CsvConfig, TableConfig};
 use crate::error::{Error, Result};
 use crate::pipeline::memory::SharedMemory;
 use crate::pipeline::{setup, staging_of};
-use crate::source;
 use crate::source::folder::NothingKnown;
+use crate::source::{self, Span};
 use crate::transform::{names, place};
 
 mod union;
@@ -54,7 +54,7 @@ impl AdHoc {
     /// # Errors
     /// [`User`](crate::error::Kind::User) where there are none.
     pub async fn find(config: Config) -> Result<Self> {
-        let source = source::listed(&config, None, Arc::new(NothingKnown)).await?;
+        let source = source::listed(&config, None, Span::default(), Arc::new(NothingKnown)).await?;
         let mut tables: BTreeMap<TableName, Vec<ChangeFile>> = BTreeMap::new();
         let mut left = Vec::new();
         let mut count = 0;

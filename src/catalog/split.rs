@@ -14,6 +14,7 @@ use arrow::datatypes::{DataType, Schema};
 
 use crate::catalog::cdc::{ControlColumns, DMS_BEFORE_IMAGE, Source, find_column};
 use crate::error::{Error, Result};
+use crate::planted::Planted;
 
 /// Which columns hold which before-images in one file.
 #[derive(Debug, Clone)]
@@ -52,7 +53,7 @@ impl SplitRules {
         let key_columns: Vec<usize> = key.iter().filter_map(|name| find_column(schema, name)).collect();
         let keys: Vec<(usize, usize)> =
             key_columns.iter().filter_map(|index| Some((*index, image_of(*index)?))).collect();
-        if keys.is_empty() {
+        if keys.is_empty() || Planted::KeyUpdateWhole.is_there() {
             return None;
         }
         let before = (0..schema.fields().len()).map(image_of).collect();

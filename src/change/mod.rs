@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::planted::Planted;
 
 pub mod batch;
 
@@ -41,7 +42,9 @@ impl FileId {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&(location.len() as u64).to_le_bytes());
         hasher.update(location.as_bytes());
-        hasher.update(version.as_bytes());
+        if !Planted::HashWithoutVersion.is_there() {
+            hasher.update(version.as_bytes());
+        }
         let mut id = [0; 16];
         id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         Self(id)

@@ -8,8 +8,11 @@ use clap::{Parser, Subcommand};
 
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, chain};
+use crate::failpoint;
 use crate::observe::log;
 
+mod backfill;
+mod carry;
 mod check;
 mod output;
 mod query;
@@ -31,6 +34,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::RunArgs),
+    Backfill(backfill::BackfillArgs),
     Query(query::QueryArgs),
     Check(check::CheckArgs),
     Show(show::ShowArgs),
@@ -73,8 +77,12 @@ pub fn main() -> ExitCode {
         Err(cause) => return fail(&Error::retry("the async runtime cannot be started").because(cause)),
     };
     let ended = runtime.block_on(async {
+        if let Ok(text) = std::env::var(failpoint::VARIABLE) {
+            failpoint::arm(&text)?;
+        }
         match cli.verb {
             Verb::Run(args) => Box::pin(run::run(args)).await,
+            Verb::Backfill(args) => Box::pin(backfill::backfill(args)).await,
             Verb::Query(args) => Box::pin(query::query(args)).await,
             Verb::Check(args) => Box::pin(check::check(args)).await,
             Verb::Show(args) => Box::pin(show::show(args)).await,

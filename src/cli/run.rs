@@ -1,31 +1,14 @@
 //! `freshet run`: carry change files as they come, or with `--once` all that is there.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-
-use crate::catalog::opened::Opener;
-use crate::cli::summary::{summary, tell_trouble};
-use crate::cli::{ConfigArgs, Ended, say, tell};
-use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, SinkConfig};
+use crate::cli::carry::{Ready, once};
+use crate::cli::{ConfigArgs, Ended};
 use crate::daemon::{self, Daemon, Pace};
-use crate::error::{Error, Kind, Result};
-use crate::ledger::{Ledger, State};
+use crate::error::Result;
 use crate::observe::progress;
-use crate::pipeline::report::Observer;
-use crate::pipeline::{Pipeline, memory_of, staging_of};
-use crate::sink::Sink;
-use crate::sink::bigquery::BigQuerySink;
-use crate::sink::delta::DeltaSink;
-use crate::source::folder::{KnownFiles, NothingKnown};
-use crate::source::{self, Delivery, Source};
-use crate::storage::S3Location;
-
-/// Most deliveries of one run.
-const DELIVERIES_MAX: usize = 500_000;
+use crate::pipeline::Pipeline;
+use crate::source::{self, Source};
 
 /// Carries change files through their tables' SQL to the sink, as they come
 ///
@@ -48,30 +31,16 @@ impl RunArgs {
 }
 
 pub(super) async fn run(args: RunArgs) -> Result<Ended> {
-    let config = args.config.load()?;
-    let clock = SystemClock::shared();
-    let shutdown = CancellationToken::new();
-    end_on_signals(&shutdown)?;
-    let sink = open_sink(&config, &clock)?;
-    let ledger = Ledger::open(config.ledger()?, &sink.describe(), Arc::clone(&clock)).await?;
-    let known: Arc<dyn KnownFiles> = match S3Location::is_meant_by(&config.source.files) {
-        true => Arc::new(NothingKnown),
-        false => Arc::new(LedgerFiles::read(&ledger).await?),
-    };
-    let source = source::open(&config, ledger.created(), known, &clock).await?;
-    let observer: Arc<dyn Observer> = if args.once { progress::for_stderr().into() } else { Arc::new(progress::Lines) };
-    let tables_at_once = if args.once { config.pipeline.tables_at_once } else { daemon::tables_at_once(&config) };
-    let pipeline = Pipeline {
-        opener: Opener::new(source.store(), staging_of(&config)),
-        memory: memory_of(&config, tables_at_once),
-        observer,
-        config: Arc::new(config),
-        sink,
-        ledger,
-        clock,
-        shutdown,
-    };
-    if args.once { once(pipeline, source).await } else { until_told(pipeline, source).await }
+    let ready = Ready::of(args.config.load()?).await?;
+    let source = source::open(&ready.config, ready.ledger.created(), ready.known().await?, &ready.clock).await?;
+    if args.once {
+        let tables_at_once = ready.config.pipeline.tables_at_once;
+        let tables = ready.ledger.tables().await?;
+        let pipeline = ready.pipeline(source.as_ref(), progress::for_stderr().into(), tables_at_once);
+        return once(pipeline, source, tables).await;
+    }
+    let tables_at_once = daemon::tables_at_once(&ready.config);
+    until_told(ready.pipeline(source.as_ref(), Arc::new(progress::Lines), tables_at_once), source).await
 }
 
 /// Runs as a daemon.
@@ -84,98 +53,4 @@ async fn until_told(pipeline: Pipeline, source: Arc<dyn Source>) -> Result<Ended
     );
     Daemon::new(pipeline, source, Pace::default()).run().await?;
     Ok(Ended::Fine)
-}
-
-/// Carries everything that is there.
-async fn once(pipeline: Pipeline, source: Arc<dyn Source>) -> Result<Ended> {
-    let begun = pipeline.clock.now();
-    let (deliveries, left) = receive_all(source.as_ref(), &pipeline.shutdown).await?;
-    let (report, receipts) = pipeline.run(&deliveries).await?;
-    let receipts: HashSet<String> = receipts.into_iter().collect();
-    let (finished, rest): (Vec<Delivery>, Vec<Delivery>) =
-        deliveries.into_iter().partition(|delivery| receipts.contains(&delivery.receipt));
-    source.acknowledge(&finished).await?;
-    source.give_back(&rest).await?;
-    let took = (pipeline.clock.now() - begun).to_std().unwrap_or_default();
-    say(&summary(&report, &pipeline.sink.describe(), took))?;
-    tell_trouble(&report, &left);
-    Ok(if report.clean() && left.is_empty() { Ended::Fine } else { Ended::Troubled })
-}
-
-/// Everything the source has now, up to a bound.
-async fn receive_all(source: &dyn Source, shutdown: &CancellationToken) -> Result<(Vec<Delivery>, Vec<Error>)> {
-    let (mut deliveries, mut left) = (Vec::new(), Vec::new());
-    while !shutdown.is_cancelled() {
-        let received = match source.receive().await {
-            Ok(received) => received,
-            // What is in hand is carried before anything else is asked for.
-            Err(error) if error.kind() == Kind::Retry && !deliveries.is_empty() => {
-                left.push(error);
-                break;
-            }
-            Err(error) => return Err(error),
-        };
-        left.extend(received.left);
-        if received.deliveries.is_empty() {
-            break;
-        }
-        deliveries.extend(received.deliveries);
-        if deliveries.len() >= DELIVERIES_MAX {
-            left.push(
-                Error::retry("the source has more than one run takes in hand").hint("run again, or run the daemon"),
-            );
-            break;
-        }
-    }
-    Ok((deliveries, left))
-}
-
-/// The sink that the configuration names.
-pub(super) fn open_sink(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Sink>> {
-    match config.sink()? {
-        SinkConfig::Delta { location } => Ok(Arc::new(DeltaSink::open(location, Arc::clone(clock))?)),
-        SinkConfig::BigQuery(bigquery) => {
-            Ok(Arc::new(BigQuerySink::open(bigquery.as_ref().clone(), Arc::clone(clock))?))
-        }
-    }
-}
-
-/// SIGTERM and Ctrl-C end the run after the batches under way; a second one ends it at once.
-fn end_on_signals(shutdown: &CancellationToken) -> Result<()> {
-    let refused = |cause| Error::retry("signals cannot be listened to").because(cause);
-    let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
-    let shutdown = shutdown.clone();
-    tokio::spawn(async move {
-        for first in [true, false] {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-            if !first {
-                // Nothing is half-done: what is open is finished by the next run.
-                std::process::exit(130);
-            }
-            tell("ending after the batches under way; once more ends at once");
-            shutdown.cancel();
-        }
-    });
-    Ok(())
-}
-
-/// The files that the ledger has on record.
-struct LedgerFiles(Vec<State>);
-
-impl LedgerFiles {
-    async fn read(ledger: &Ledger) -> Result<Self> {
-        let mut states = Vec::new();
-        for table in ledger.tables().await? {
-            // A damaged chain stops its table when that runs; here it only means that nothing is known.
-            states.extend(ledger.peek(&table).await.ok());
-        }
-        Ok(Self(states))
-    }
-}
-
-impl KnownFiles for LedgerFiles {
-    fn known(&self, location: &str, size: u64, modified_ms: i64) -> Option<String> {
-        self.0.iter().find_map(|state| state.known_file(location, size, modified_ms)).map(str::to_owned)
-    }
 }

@@ -6,8 +6,8 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 
 use crate::adhoc::AdHoc;
 use crate::change::TableName;
+use crate::cli::carry::open_sink;
 use crate::cli::check::{named, plan_all};
-use crate::cli::run::open_sink;
 use crate::cli::{ConfigArgs, Ended, say};
 use crate::clock::SystemClock;
 use crate::config::{Config, Mode};

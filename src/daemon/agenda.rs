@@ -1,7 +1,7 @@
 //! What a table's worker remembers between its turns, and when the next is due. Does nothing itself.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -25,7 +25,7 @@ pub(super) type Merged = (MergeWork, Result<MergeCounts>);
 pub(super) struct Agenda {
     pace: Pace,
     pub(super) run: Option<TableRun>,
-    pub(super) in_hand: HashMap<FileId, Waiting>,
+    pub(super) in_hand: BTreeMap<FileId, Waiting>,
     /// When the first of the files that may be carried now arrived.
     pub(super) since: Option<Instant>,
     /// No turn before this moment, after a failure.
@@ -58,7 +58,7 @@ impl Agenda {
         Self {
             pace,
             run: None,
-            in_hand: HashMap::new(),
+            in_hand: BTreeMap::new(),
             since: None,
             not_before: now,
             pause: pace.pause,

@@ -1,10 +1,11 @@
 //! Whether the daemon receives: while what it needs is out of order it does not, so that nothing is received
 //! again and again until the queue gives it up.
 //!
-//! One table that fails while others succeed is that table's own trouble. Where nothing succeeds, the circuit
-//! opens: receiving stops, and one table that failed keeps trying with what it has in hand, the *probe*. The others
-//! begin nothing; one that fails meanwhile, or is brought files, lets go of what it has. The probe's success closes the circuit. If after a while the probe is still the only
-//! table known to fail, the trouble may be its own: it is held, and the circuit closes to see.
+//! One table that fails while others succeed is that table's own trouble. Where nothing succeeds, the circuit opens:
+//! receiving stops, and one table that failed keeps trying with what it has in hand, the *probe*. The others begin
+//! nothing; one that fails meanwhile, or is brought files, lets go of what it has. The probe's success closes the
+//! circuit. If after a while the probe is still the only table known to fail, the trouble may be its own: it is held,
+//! and the circuit closes to see.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,6 @@
 //! Which deliveries wait for which files: what is in hand, and when a delivery is done. Pure.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::change::{ChangeFile, FileId};
 use crate::source::Delivery;
@@ -8,9 +8,9 @@ use crate::source::Delivery;
 /// Deliveries that are neither acknowledged nor given back.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
-    deliveries: HashMap<String, Waiting>,
+    deliveries: BTreeMap<String, Waiting>,
     /// The receipts of the deliveries that wait for each file.
-    files: HashMap<FileId, Vec<String>>,
+    files: BTreeMap<FileId, Vec<String>>,
 }
 
 /// A delivery, and how many of its files are not done yet.
@@ -79,7 +79,7 @@ impl Flight {
     /// Everything in hand, which then is in hand no more.
     pub(super) fn take_all(&mut self) -> Vec<Delivery> {
         self.files.clear();
-        self.deliveries.drain().map(|(_, waiting)| waiting.delivery).collect()
+        std::mem::take(&mut self.deliveries).into_values().map(|waiting| waiting.delivery).collect()
     }
 
     /// How many files are in hand.

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
 use crate::pipeline::report::Progress;
+use crate::planted::Planted;
 use crate::source::{Delivery, Received, Source};
 
 mod agenda;
@@ -176,6 +177,9 @@ impl Daemon {
         for delivery in received.deliveries {
             self.totals.received += 1;
             for file in self.flight.add(delivery) {
+                if Planted::AcknowledgeBeforeCommit.is_there() {
+                    done.push(file.id());
+                }
                 if self.is_listed(&file.table) {
                     work.entry(file.table.clone()).or_default().push(file);
                 } else {
@@ -294,5 +298,7 @@ impl Daemon {
     }
 }
 
+#[cfg(test)]
+mod outage_tests;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::error::Result;
+use crate::failpoint;
 use crate::source::{Delivery, Source};
 
 /// Words that may wait to be told.
@@ -60,7 +62,7 @@ async fn speak(source: Arc<dyn Source>, mut heard: mpsc::Receiver<Word>) {
     while let Some((fate, mut deliveries)) = next {
         next = gather(fate, &mut deliveries, &mut heard);
         let told = match fate {
-            Fate::Done => source.acknowledge(&deliveries).await,
+            Fate::Done => acknowledge(source.as_ref(), &deliveries).await,
             Fate::GivenBack => source.give_back(&deliveries).await,
             Fate::Left => source.leave(&deliveries).await,
         };
@@ -71,6 +73,13 @@ async fn speak(source: Arc<dyn Source>, mut heard: mpsc::Receiver<Word>) {
             next = heard.recv().await;
         }
     }
+}
+
+async fn acknowledge(source: &dyn Source, deliveries: &[Delivery]) -> Result<()> {
+    failpoint::ACKNOWLEDGE_BEGINS.reached();
+    source.acknowledge(deliveries).await?;
+    failpoint::ACKNOWLEDGED.reached();
+    Ok(())
 }
 
 /// Adds the deliveries of further words that wait, up to the first of another fate.

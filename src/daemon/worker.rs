@@ -113,6 +113,7 @@ impl Worker {
             let shares = shares_of(agenda.bytes(), bytes_max);
             let slots = Arc::clone(&self.slots);
             let slot = tokio::select! {
+                biased;
                 slot = slots.acquire_many_owned(shares.into()) => slot.ok()?,
                 () = self.pipeline.shutdown.cancelled() => return None,
             };
@@ -269,7 +270,7 @@ impl Worker {
     /// Gives back what is in hand; what the chain holds is read again with the next turn.
     async fn let_go(&mut self, agenda: &mut Agenda) {
         agenda.close();
-        let files = agenda.in_hand.drain().map(|(file, _)| file).collect();
+        let files = std::mem::take(&mut agenda.in_hand).into_keys().collect();
         self.answer(Fate::GivenBack, files).await;
     }
 

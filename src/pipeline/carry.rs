@@ -15,10 +15,12 @@ use crate::change::batch::CommitOutcome;
 use crate::clock::Clock;
 use crate::config::{CsvConfig, TargetRules};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::ledger::{Claim, FileEntry, FileState, Intent};
 use crate::pipeline::report::TableReport;
 use crate::pipeline::rows::{self, Group};
 use crate::pipeline::table_run::{TableRun, patiently};
+use crate::planted::Planted;
 
 /// Files opened at once.
 const FILES_AT_ONCE: usize = 4;
@@ -120,7 +122,12 @@ impl TableRun {
         let target = self.target(&rules);
         let attempt = self.attempt();
         let rows = rows::unite(&self.session, &self.table, groups).await?;
+        failpoint::PREPARE_BEGINS.reached();
         let prepared = self.pipeline.sink.prepare(&target, &attempt, rows, &self.session).await?;
+        failpoint::PREPARED.reached();
+        if Planted::IntentSkipped.is_there() {
+            self.pipeline.sink.commit(&target, self.ledger.state().head() + 1, &prepared).await?;
+        }
         let intent = Intent {
             attempt,
             generation: self.ledger.generation(),
@@ -137,6 +144,7 @@ impl TableRun {
                 return Ok(Outcome::Unclaimed { free, claimed });
             }
         };
+        failpoint::INTENT_WRITTEN.reached();
         match self.commit(&target, number, &prepared).await? {
             CommitOutcome::Committed => self.committed(&files, prepared.rows, report),
             CommitOutcome::Lost => return Ok(Outcome::Lost(files)),

@@ -2,7 +2,7 @@
 //!
 //! Tables run side by side under one bound on memory; one that fails stops only itself.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -97,17 +97,15 @@ pub fn memory_of(config: &Config, tables_at_once: usize) -> Arc<SharedMemory> {
 }
 
 impl Pipeline {
-    /// Carries the files of these deliveries, and finishes what earlier runs left open. Returns the report
-    /// and the receipts of deliveries every file of which is done.
+    /// Carries the files of these deliveries, and finishes what earlier runs left open for these tables and those of
+    /// the files. Returns the report and the receipts of deliveries every file of which is done.
     ///
     /// # Errors
     /// Only what concerns every table; what concerns one is in its report.
-    pub async fn run(&self, deliveries: &[Delivery]) -> Result<(RunReport, Vec<String>)> {
+    pub async fn run(&self, deliveries: &[Delivery], tables: Vec<TableName>) -> Result<(RunReport, Vec<String>)> {
         let mut report = RunReport::default();
-        let mut work: BTreeMap<TableName, Vec<ChangeFile>> = BTreeMap::new();
-        for table in self.ledger.tables().await? {
-            work.entry(table).or_default();
-        }
+        let mut work: BTreeMap<TableName, Vec<ChangeFile>> =
+            tables.into_iter().map(|table| (table, Vec::new())).collect();
         for file in deliveries.iter().flat_map(|delivery| &delivery.files) {
             work.entry(file.table.clone()).or_default().push(file.clone());
         }
@@ -145,7 +143,7 @@ impl Pipeline {
     }
 
     /// Runs one table to its end; whatever goes wrong, and be it a panic, stops only this table.
-    async fn run_table(self, table: TableName, files: Vec<ChangeFile>) -> (TableName, TableReport, HashSet<FileId>) {
+    async fn run_table(self, table: TableName, files: Vec<ChangeFile>) -> (TableName, TableReport, BTreeSet<FileId>) {
         let begun = self.clock.now();
         let (pipeline, name) = (self.clone(), table.clone());
         let run = tokio::spawn(async move { pipeline.run_table_inside(name, files).await });
@@ -153,7 +151,7 @@ impl Pipeline {
             Ok(outcome) => outcome,
             Err(cause) => {
                 let stopped = Error::bug("the table's run broke down").in_table(&table).because(cause);
-                (TableReport { stopped: Some(stopped), ..TableReport::default() }, HashSet::new())
+                (TableReport { stopped: Some(stopped), ..TableReport::default() }, BTreeSet::new())
             }
         };
         report.took = (self.clock.now() - begun).to_std().unwrap_or_default();
@@ -163,7 +161,7 @@ impl Pipeline {
         (table, report, done)
     }
 
-    async fn run_table_inside(self, table: TableName, files: Vec<ChangeFile>) -> (TableReport, HashSet<FileId>) {
+    async fn run_table_inside(self, table: TableName, files: Vec<ChangeFile>) -> (TableReport, BTreeSet<FileId>) {
         let mut report = TableReport::default();
         let runtime = setup::runtime(&self.config, self.memory.table_pool());
         let run = match runtime {
@@ -174,7 +172,7 @@ impl Pipeline {
             Ok(run) => run,
             Err(error) => {
                 report.stopped = Some(error.in_table(&table));
-                return (report, HashSet::new());
+                return (report, BTreeSet::new());
             }
         };
         // What the ledger holds for the table is carried, too.

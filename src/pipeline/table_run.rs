@@ -1,6 +1,6 @@
 //! One table while it runs: finish what is open, carry its files batch by batch, merge.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +14,12 @@ use crate::change::{ChangeFile, FileId, TableName};
 use crate::clock::Clock;
 use crate::config::{Mode, TableConfig, TargetRules};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::ledger::{FileEntry, FileState, TableLedger};
 use crate::pipeline::Pipeline;
 use crate::pipeline::report::{Progress, TableReport};
 use crate::pipeline::setup;
+use crate::planted::Planted;
 use crate::sink::{Sink, Target};
 use crate::transform::descriptions::descriptions;
 use crate::transform::place::UNKNOWN_COLUMN;
@@ -59,7 +61,7 @@ pub struct TableRun {
     descriptions: BTreeMap<String, String>,
     /// Data errors of each file so far.
     pub(super) tries: HashMap<FileId, u32>,
-    finished: HashSet<FileId>,
+    finished: BTreeSet<FileId>,
     unmerged_rows: u64,
 }
 
@@ -118,7 +120,7 @@ impl TableRun {
             known,
             descriptions: BTreeMap::new(),
             tries: HashMap::new(),
-            finished: HashSet::new(),
+            finished: BTreeSet::new(),
             unmerged_rows: 0,
         })
     }
@@ -196,7 +198,7 @@ impl TableRun {
     }
 
     /// Files that were done since the last call: committed, or in another final state.
-    pub fn take_finished(&mut self) -> HashSet<FileId> {
+    pub fn take_finished(&mut self) -> BTreeSet<FileId> {
         std::mem::take(&mut self.finished)
     }
 
@@ -225,6 +227,10 @@ impl TableRun {
         let open: Vec<_> =
             self.ledger.state().open_intents().map(|(number, intent)| (number, intent.clone())).collect();
         for (number, intent) in open {
+            if Planted::OpenIntentRerun.is_there() {
+                self.ledger.finish(number, CommitOutcome::Lost).await?;
+                continue;
+            }
             let target = self.target(&intent.rules);
             let outcome = self.commit(&target, number, &intent.prepared).await?;
             if outcome == CommitOutcome::Committed {
@@ -274,7 +280,10 @@ impl TableRun {
     async fn commit_one(&mut self, target: &Target, number: u64, prepared: &Prepared) -> Result<CommitOutcome> {
         let sink = Arc::clone(&self.pipeline.sink);
         let outcome = patiently(self.pipeline.clock.as_ref(), || sink.commit(target, number, prepared)).await?;
-        self.ledger.finish(number, outcome).await
+        failpoint::COMMITTED.reached();
+        let outcome = self.ledger.finish(number, outcome).await?;
+        failpoint::OUTCOME_WRITTEN.reached();
+        Ok(outcome)
     }
 
     /// Merges every batch that waits.
@@ -299,8 +308,11 @@ impl TableRun {
             return Ok(None);
         };
         self.unmerged_rows = 0;
+        failpoint::MERGE_BEGINS.reached();
         let open = self.ledger.open_merge(&self.attempt(), MERGED_BATCHES_MAX).await?;
-        Ok(open.map(|(number, merge)| MergeWork {
+        let Some((number, merge)) = open else { return Ok(None) };
+        failpoint::MERGE_INTENT_WRITTEN.reached();
+        Ok(Some(MergeWork {
             number,
             merge,
             target: self.target(&rules),
@@ -315,7 +327,9 @@ impl TableRun {
     /// # Errors
     /// Those of the ledger.
     pub async fn end_merge(&mut self, work: &MergeWork, counts: MergeCounts) -> Result<MergeCounts> {
+        failpoint::MERGED.reached();
         let counts = self.ledger.finish_merge(work.number, counts).await?;
+        failpoint::MERGE_OUTCOME_WRITTEN.reached();
         self.tell(&Progress::Merged { table: &self.table, counts });
         Ok(counts)
     }

@@ -11,7 +11,7 @@ use object_store::{ObjectMeta, ObjectStore};
 use tokio::sync::Mutex;
 
 use super::object::{Object, ObjectRules, Outcome, object_location};
-use super::{Delivery, Received, Source};
+use super::{Delivery, Received, Source, Span};
 use crate::catalog::layout::Layout;
 use crate::change::{ChangeFile, FileId};
 use crate::error::{Error, Result};
@@ -37,6 +37,7 @@ pub struct BucketSource {
     store: Arc<dyn ObjectStore>,
     pages: Arc<dyn PaginatedListStore>,
     rules: ObjectRules,
+    span: Span,
     state: Mutex<State>,
 }
 
@@ -75,8 +76,13 @@ impl BucketSource {
         Ok(Self::new(Arc::clone(&s3) as _, s3, ObjectRules::new(location, layout, since)))
     }
 
+    /// Only those of a span.
+    pub fn within(self, span: Span) -> Self {
+        Self { span, ..self }
+    }
+
     fn new(store: Arc<dyn ObjectStore>, pages: Arc<dyn PaginatedListStore>, rules: ObjectRules) -> Self {
-        Self { store, pages, rules, state: Mutex::default() }
+        Self { store, pages, rules, span: Span::default(), state: Mutex::default() }
     }
 
     /// Takes in the next page of the listing under way, or of a new one; whether that was the last page.
@@ -112,6 +118,7 @@ impl BucketSource {
             modified: meta.last_modified,
         };
         match self.rules.change_file(&object) {
+            Ok(Outcome::Change(file)) if !self.span.has(&file.table, file.time_ms) => {}
             Ok(Outcome::Change(file)) => {
                 if state.delivered.insert(file.id(), state.walks).is_none() {
                     state.waiting.push_back(*file);

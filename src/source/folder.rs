@@ -12,7 +12,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 use tokio::sync::Mutex;
 
-use super::{Delivery, Received, Source};
+use super::{Delivery, Received, Source, Span};
 use crate::catalog::layout::{Layout, Named, Recognised};
 use crate::change::ChangeFile;
 use crate::error::{Error, Result};
@@ -62,6 +62,7 @@ pub struct FolderSource {
     place: Place,
     layout: Layout,
     known: Arc<dyn KnownFiles>,
+    span: Span,
     state: Mutex<State>,
 }
 
@@ -97,6 +98,11 @@ impl FolderSource {
         Ok(Self::at(Arc::new(LocalFileSystem::new()), place, layout, known))
     }
 
+    /// Only those of a span.
+    pub fn within(self, span: Span) -> Self {
+        Self { span, ..self }
+    }
+
     /// The change files of any store below `prefix`, for which `/` and their path stand as location.
     ///
     /// # Errors
@@ -113,7 +119,7 @@ impl FolderSource {
     }
 
     fn at(store: Arc<dyn ObjectStore>, place: Place, layout: Layout, known: Arc<dyn KnownFiles>) -> Self {
-        Self { store, place, layout, known, state: Mutex::default() }
+        Self { store, place, layout, known, span: Span::default(), state: Mutex::default() }
     }
 
     /// Lists what is there, puts what is new into `waiting`, and tells what could not be understood.
@@ -130,7 +136,10 @@ impl FolderSource {
             }
             let location = format!("/{}", meta.location);
             match self.place.recognise(&self.layout, &meta.location) {
-                Ok(Recognised::Change(named)) => new.push(Seen::new(meta, named, location)),
+                Ok(Recognised::Change(named)) => {
+                    let seen = Seen::new(meta, named, location);
+                    new.extend(self.span.has(&seen.named.table, seen.time_ms).then_some(seen));
+                }
                 Ok(Recognised::Ignored) => {}
                 Err(error) => left.tell(state, location.clone(), error.in_file(location)),
             }

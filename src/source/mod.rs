@@ -17,7 +17,10 @@ use crate::storage::{Aws, S3Location};
 pub mod bucket;
 pub mod folder;
 mod object;
+mod span;
 pub mod sqs;
+
+pub use span::Span;
 
 use bucket::BucketSource;
 use folder::{FolderSource, KnownFiles};
@@ -102,29 +105,30 @@ pub async fn open(
 ) -> Result<Arc<dyn Source>> {
     let since = since_of(config, now);
     if config.source.queue.is_none() {
-        return listed(config, since, known).await;
+        return listed(config, since, Span::default(), known).await;
     }
     let aws = Aws::load().await?;
     Ok(Arc::new(SqsSource::open(&config.source, layout_of(config)?, since, &aws, Arc::clone(clock)).await?))
 }
 
-/// What the configuration's source has by listing it, whether or not a queue tells of it; in S3 only what was last
-/// modified at `since` or later.
+/// What the configuration's source has of a span by listing it, whether or not a queue tells of it; in S3 only what was
+/// last modified at `since` or later.
 ///
 /// # Errors
 /// As those of [`open`].
 pub async fn listed(
     config: &Config,
     since: Option<DateTime<Utc>>,
+    span: Span,
     known: Arc<dyn KnownFiles>,
 ) -> Result<Arc<dyn Source>> {
     let (files, layout) = (&config.source.files, layout_of(config)?);
     if !S3Location::is_meant_by(files) {
-        return Ok(Arc::new(FolderSource::open(files, layout, known)?));
+        return Ok(Arc::new(FolderSource::open(files, layout, known)?.within(span)));
     }
     let location = S3Location::parse(files)?;
     let aws = Aws::load().await?;
-    Ok(Arc::new(BucketSource::open(location, layout, since, &aws)?))
+    Ok(Arc::new(BucketSource::open(location, layout, since, &aws)?.within(span)))
 }
 
 fn layout_of(config: &Config) -> Result<Layout> {
@@ -166,9 +170,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config_of = |files: &str| config(files, None);
         let here = config_of(folder.path().to_str().unwrap());
-        assert!(listed(&here, None, Arc::new(NothingKnown)).await.is_ok());
+        assert!(listed(&here, None, Span::default(), Arc::new(NothingKnown)).await.is_ok());
         for files in ["s3://", "s3://cdc-files/*.csv", "gs://cdc-files/dms"] {
-            let error = listed(&config_of(files), None, Arc::new(NothingKnown)).await.err().unwrap();
+            let error = listed(&config_of(files), None, Span::default(), Arc::new(NothingKnown)).await.err().unwrap();
             assert_eq!(error.kind(), Kind::User, "{files}");
             assert!(error.hint_text().is_some(), "{files}: {error}");
         }

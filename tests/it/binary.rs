@@ -98,6 +98,15 @@ impl Ended {
         self
     }
 
+    /// Demands that stdout says all of these.
+    #[track_caller]
+    pub(crate) fn says(self, texts: &[&str]) -> Self {
+        for text in texts {
+            assert!(self.stdout().contains(text), "{text:?} is not in stdout:\n{}", self.report());
+        }
+        self
+    }
+
     /// Its exit code; None where a signal ended it.
     pub(crate) fn code(&self) -> Option<i32> {
         self.output.status.code()

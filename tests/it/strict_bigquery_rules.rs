@@ -1,6 +1,7 @@
 //! The strict BigQuery enforces its rules, each shown once by plain clients.
 
 mod alter;
+mod changes;
 mod client;
 mod faults;
 mod jobs;

@@ -40,7 +40,7 @@ fn every_file_says_why_it_exists_and_is_of_readable_length() {
 
 /// Files that only tests are made of may import what they please.
 fn is_test(path: &Path) -> bool {
-    let test = ["tests", "tests.rs", "samples.rs", "fake.rs", "fake_rest.rs", "faulty.rs"];
+    let test = ["simulation", "tests", "tests.rs", "samples.rs", "fake.rs", "fake_rest.rs", "faulty.rs"];
     path.iter().map(|part| part.to_str().unwrap()).any(|part| test.contains(&part) || part.ends_with("_tests.rs"))
 }
 

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::inflate::Staging;
@@ -65,6 +66,8 @@ pub(crate) struct FakeSink {
     pub(crate) merge: Mutex<VecDeque<Fault>>,
     /// Rows with this name are refused; whether the error tells the file.
     pub(crate) poison: Option<(&'static str, bool)>,
+    /// Nothing succeeds between these moments.
+    pub(crate) outage: Mutex<Option<(Instant, Instant)>>,
     /// Only this table meets the faults.
     pub(crate) only: Option<TableName>,
     /// Done at the end of the next preparation.
@@ -73,6 +76,10 @@ pub(crate) struct FakeSink {
 
 impl FakeSink {
     fn fault(&self, script: &Mutex<VecDeque<Fault>>, target: &Target) -> Fault {
+        let outage = *self.outage.lock().unwrap();
+        if outage.is_some_and(|(begins, ends)| (begins..ends).contains(&Instant::now())) {
+            return Fault::Retry;
+        }
         if self.only.as_ref().is_some_and(|only| *only != target.source) {
             return Fault::None;
         }
@@ -118,7 +125,7 @@ impl FakeSink {
     }
 }
 
-fn rows_of(batch: &RecordBatch) -> Vec<Row> {
+pub(crate) fn rows_of(batch: &RecordBatch) -> Vec<Row> {
     let schema = batch.schema();
     let value = |column: usize, row: usize| {
         let array = batch.column(column);
@@ -333,7 +340,7 @@ impl World {
         let deliver = |file: &ChangeFile| Delivery { files: vec![file.clone()], receipt: file.location.clone() };
         let deliveries: Vec<Delivery> = files.iter().map(deliver).collect();
         let pipeline = self.pipeline(sink, told).await;
-        let outcome = pipeline.run(&deliveries).await.unwrap();
+        let outcome = pipeline.run(&deliveries, pipeline.ledger.tables().await.unwrap()).await.unwrap();
         let _ = std::fs::remove_dir_all(&pipeline.config.queries);
         outcome
     }

@@ -17,6 +17,7 @@ use super::trouble::Failure;
 use super::{BigQuerySink, Part, TableId, sql, tables};
 use crate::config::{Create, OnDelete};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::sink::columns::{self, column};
 use crate::sink::{Column, MergeAttempt, MergeCounts, Target};
 use crate::types::ColumnType;
@@ -153,6 +154,7 @@ impl Steps<'_> {
         if self.target.on_delete == OnDelete::Remove && extent.deletes > 0 {
             let sql = self.merging.bury(&extent.bounds);
             jobs::run(self.sink, &self.step("tombstones", &sql, self.merging.tombstones, "merged into")).await?;
+            failpoint::TOMBSTONES_WRITTEN.reached();
         }
         let sql = self.merging.merge(&extent.bounds);
         let done = jobs::run(self.sink, &self.step("final", &sql, self.merging.final_table, "merged into")).await?;

@@ -11,7 +11,7 @@ use super::details;
 use super::write::proto::StorageError;
 use super::write::proto::storage_error::StorageErrorCode;
 use super::write::rpc;
-use crate::error::{Error, Kind};
+use crate::error::{CERTIFICATE_HINT, Error, Kind, chain, says};
 
 /// No more of a message of BigQuery's is kept.
 const MESSAGE_CHARACTERS_MAX: usize = 1_000;
@@ -65,10 +65,7 @@ impl Refusal {
 
     fn means(&self) -> (Kind, &'static str) {
         if self.certificate {
-            return (
-                Kind::User,
-                "if a proxy stands between, name its root certificate's file in SSL_CERT_FILE; is the clock right?",
-            );
+            return (Kind::User, CERTIFICATE_HINT);
         }
         self.storage.iter().find_map(|error| means_storage(error.code())).unwrap_or_else(|| means_code(self.code))
     }
@@ -114,38 +111,26 @@ fn means_code(code: Code) -> (Kind, &'static str) {
 
 impl From<Status> for Refusal {
     fn from(status: Status) -> Self {
-        let chain = causes(&status);
-        let said = if status.message().is_empty() { chain.clone() } else { status.message().to_owned() };
+        let causes: Vec<String> = chain(&status).skip(1).map(ToString::to_string).collect();
+        let said = if status.message().is_empty() { causes.join(": ") } else { status.message().to_owned() };
         Self {
             code: status.code(),
             message: shorten(&said),
-            storage: details::of_status(status.details()),
-            certificate: chain.contains("invalid peer certificate"),
+            storage: details::of_bytes(status.details()),
+            certificate: says(&status, "certificate"),
         }
     }
 }
 
 impl From<rpc::Status> for Refusal {
     fn from(status: rpc::Status) -> Self {
-        let storage = status.details.iter().filter_map(|any| details::of_any(&any.type_url, &any.value));
         Self {
             code: Code::from_i32(status.code),
-            storage: storage.collect(),
+            storage: details::of(&status),
             message: shorten(&status.message),
             certificate: false,
         }
     }
-}
-
-/// The texts of all causes.
-fn causes(status: &Status) -> String {
-    let mut said = Vec::new();
-    let mut next = std::error::Error::source(status);
-    while let Some(cause) = next {
-        said.push(cause.to_string());
-        next = cause.source();
-    }
-    said.join(": ")
 }
 
 fn shorten(text: &str) -> String {

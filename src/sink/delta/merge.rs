@@ -28,6 +28,7 @@ use super::table::{self, TRIES};
 use super::trouble;
 use crate::config::OnDelete;
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::sink::{Column, MergeAttempt, MergeCounts, Target};
 use crate::types::ColumnType;
 
@@ -180,7 +181,9 @@ impl<'a> Once<'a> {
             let update = self.assignments(&stones, key, false);
             let builder = self.builder(tombstones, deletes, &stones, key);
             let builder = set_on(builder, newer(), lit(true), &update).map_err(|cause| setback(&folder, cause))?;
-            builder.await.map_err(|cause| setback(&folder, cause))?.0
+            let written = builder.await.map_err(|cause| setback(&folder, cause))?.0;
+            failpoint::TOMBSTONES_WRITTEN.reached();
+            written
         } else {
             tombstones
         };

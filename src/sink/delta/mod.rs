@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::prelude::SessionContext;
+use futures::future::BoxFuture;
 
 use self::place::{Part, TableFolder};
 use crate::clock::Clock;
@@ -65,15 +66,15 @@ impl Sink for DeltaSink {
         rows: Rows,
         session: &SessionContext,
     ) -> Result<Prepared> {
-        Box::pin(prepare::prepare(self, target, attempt, rows, session)).await
+        prepared(self, target, attempt, rows, session).await
     }
 
     async fn commit(&self, target: &Target, number: u64, prepared: &Prepared) -> Result<CommitOutcome> {
-        Box::pin(commit::commit(self, target, number, prepared)).await
+        committed(self, target, number, prepared).await
     }
 
     async fn merge(&self, target: &Target, merge: &MergeAttempt, session: &SessionContext) -> Result<MergeCounts> {
-        Box::pin(merge::merge(self, target, merge, session)).await
+        merged(self, target, merge, session).await
     }
 
     fn merges_here(&self) -> bool {
@@ -81,6 +82,43 @@ impl Sink for DeltaSink {
     }
 
     async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>> {
+        counted(self, target).await
+    }
+}
+
+// The compiler proves that a future can be sent for each function with bounds anew, and every method of an async trait
+// has bounds. deltalake's futures are so large that this was a third of the whole crate's build; these are proved once.
+
+fn prepared<'a>(
+    sink: &'a DeltaSink,
+    target: &'a Target,
+    attempt: &'a Attempt,
+    rows: Rows,
+    session: &'a SessionContext,
+) -> BoxFuture<'a, Result<Prepared>> {
+    Box::pin(prepare::prepare(sink, target, attempt, rows, session))
+}
+
+fn committed<'a>(
+    sink: &'a DeltaSink,
+    target: &'a Target,
+    number: u64,
+    prepared: &'a Prepared,
+) -> BoxFuture<'a, Result<CommitOutcome>> {
+    Box::pin(commit::commit(sink, target, number, prepared))
+}
+
+fn merged<'a>(
+    sink: &'a DeltaSink,
+    target: &'a Target,
+    merge: &'a MergeAttempt,
+    session: &'a SessionContext,
+) -> BoxFuture<'a, Result<MergeCounts>> {
+    Box::pin(merge::merge(sink, target, merge, session))
+}
+
+fn counted<'a>(sink: &'a DeltaSink, target: &'a Target) -> BoxFuture<'a, Result<Vec<(String, u64)>>> {
+    Box::pin(async move {
         let mut parts = vec![Part::Changes];
         if target.mode == Mode::Merge {
             parts.push(Part::Final);
@@ -88,11 +126,11 @@ impl Sink for DeltaSink {
         }
         let mut out = Vec::new();
         for part in parts {
-            let folder = self.folder(target, part);
+            let folder = sink.folder(target, part);
             if let Some(table) = table::open(&folder).await? {
                 out.push((folder.name.clone(), table::row_count(&folder, &table)?));
             }
         }
         Ok(out)
-    }
+    })
 }

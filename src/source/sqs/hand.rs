@@ -1,7 +1,7 @@
 //! The messages in hand: received, and neither deleted nor given back. Pure bookkeeping; whoever calls says what time
 //! it is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ const AGAIN_MIN: Duration = Duration::from_millis(100);
 /// The messages in hand, by their id.
 #[derive(Debug, Default)]
 pub(super) struct Hand {
-    held: HashMap<String, Held>,
+    held: BTreeMap<String, Held>,
 }
 
 #[derive(Debug)]

@@ -25,7 +25,7 @@ mod beat;
 mod contents;
 mod event;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 mod hand;
 mod messages;
 mod queue;

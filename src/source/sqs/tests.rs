@@ -7,7 +7,7 @@ use object_store::memory::InMemory;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::fake::{Action, FakeQueue};
+use super::fake::{Action, FakeQueue, rules};
 use super::*;
 use crate::change::{ChangeFile, FileFormat, FileKind, TableName};
 use crate::clock::{SystemClock, until};
@@ -15,14 +15,8 @@ use crate::error::Kind;
 
 const HIDDEN: Duration = Duration::from_secs(30);
 
-/// S3's event of a new object.
 fn event(key: &str) -> String {
-    json!({"Records": [{
-        "eventVersion": "2.1", "eventSource": "aws:s3", "eventTime": "2024-05-06T07:08:09.123Z",
-        "eventName": "ObjectCreated:Put",
-        "s3": {"bucket": {"name": "cdc-files"}, "object": {"key": key, "size": 7, "eTag": "0123abcd"}}
-    }]})
-    .to_string()
+    fake::event(key, 7, "0123abcd")
 }
 
 fn key(number: usize) -> String {
@@ -31,10 +25,6 @@ fn key(number: usize) -> String {
 
 fn events(count: usize) -> Vec<String> {
     (0..count).map(|number| event(&key(number))).collect()
-}
-
-fn rules() -> ObjectRules {
-    ObjectRules::new(S3Location::parse("s3://cdc-files/dms").unwrap(), Layout::known(), None)
 }
 
 async fn open_with(queue: &FakeQueue, sweep: Option<Arc<Sweep>>) -> SqsSource {

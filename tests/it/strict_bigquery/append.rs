@@ -7,24 +7,25 @@ use arrow::datatypes::Schema;
 use freshet::types::same_name;
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
 use prost::Message;
-use proto::append_rows_request::{ArrowData, Rows};
+use proto::append_rows_request::{ArrowData, ProtoData, Rows};
 use proto::append_rows_response::{AppendResult, Response};
 use proto::row_error::RowErrorCode;
 use tonic::Code;
 
-use super::arrow_rows;
+use super::proto_rows::Column;
 use super::refusal::{Refusal, Result, StorageErrorCode};
 use super::schema::{self, Field};
 use super::storage;
 use super::streams::{default_of, table_of};
 use super::world::World;
-use super::{REQUEST_BYTES_MAX, UnseenColumns};
+use super::{REQUEST_BYTES_MAX, UnseenColumns, arrow_rows, changes, proto_rows};
 
 /// What a connection keeps from its first message on.
 #[derive(Debug, Default)]
 pub(super) struct Open {
     stream: Option<String>,
     schema: Option<Schema>,
+    columns: Option<Vec<Column>>,
     /// The table's columns when the connection last heard of them.
     fields: Option<Vec<Field>>,
 }
@@ -55,18 +56,24 @@ impl World {
             )));
         }
         let name = open.stream_of(&request.write_stream)?;
-        let data = match request.rows {
-            Some(Rows::ArrowRows(data)) => data,
-            Some(Rows::ProtoRows(_)) => {
-                return Err(Refusal::new(Code::Unimplemented, "the strict server takes no proto_rows"));
-            }
+        let rows = match request.rows {
+            Some(rows) => rows,
             None => return Err(Refusal::invalid("Rows must be specified")),
         };
-        let schema = open.schema_of(&data)?;
         self.drop_dead_streams();
         let fields = self.fields_for(&name)?;
         let updated = open.fields.as_ref().is_some_and(|known| *known != fields);
-        let mut response = match self.append_rows(&name, &schema, &data, request.offset, &fields) {
+        let appended = match &rows {
+            Rows::ArrowRows(data) => {
+                let schema = open.schema_of(data)?;
+                self.append_rows(&name, &schema, data, request.offset, &fields)
+            }
+            Rows::ProtoRows(data) => {
+                let columns = open.columns_of(data)?;
+                self.append_proto_rows(&name, &columns, data, request.offset, &fields)
+            }
+        };
+        let mut response = match appended {
             Ok(result) => proto::AppendRowsResponse {
                 write_stream: name,
                 response: Some(Response::AppendResult(result)),
@@ -106,6 +113,37 @@ impl World {
             return Err(Refusal::invalid("the record batch has no rows").into());
         }
         let rows = self.without_unseen(name, rows, &unknown)?;
+        self.add_checked(name, rows, fields)
+    }
+
+    fn append_proto_rows(
+        &mut self,
+        name: &str,
+        columns: &[Column],
+        data: &ProtoData,
+        offset: Option<i64>,
+        fields: &[Field],
+    ) -> std::result::Result<AppendResult, Failed> {
+        self.check_offset(name, offset)?;
+        let rows = proto_rows::rows(columns, data.rows.as_ref().unwrap_or(&proto::ProtoRows::default()))?;
+        if rows.is_empty() {
+            return Err(Refusal::invalid("there are no rows").into());
+        }
+        if changes::are_changes(columns) {
+            self.append_changes(name, columns, rows, fields)?;
+            return Ok(AppendResult { offset: None });
+        }
+        let rows = proto_rows::record_batch(columns, &rows, fields)?;
+        self.add_checked(name, rows, fields)
+    }
+
+    /// Adds rows, unless a value is wrong.
+    fn add_checked(
+        &mut self,
+        name: &str,
+        rows: RecordBatch,
+        fields: &[Field],
+    ) -> std::result::Result<AppendResult, Failed> {
         let wrong = arrow_rows::check_values(&rows, fields);
         if !wrong.is_empty() {
             let row_error = |(row, message)| proto::RowError {
@@ -223,5 +261,17 @@ impl Open {
         let schema = arrow_rows::read_schema(&given.serialized_schema)?;
         self.schema = Some(schema.clone());
         Ok(schema)
+    }
+
+    /// The same for rows in protocol buffers.
+    fn columns_of(&mut self, data: &ProtoData) -> Result<Vec<Column>> {
+        if let Some(columns) = &self.columns {
+            return Ok(columns.clone());
+        }
+        let given = data.writer_schema.as_ref();
+        let given = given.ok_or_else(|| Refusal::invalid("writer_schema must be given in the first request"))?;
+        let columns = proto_rows::columns(given)?;
+        self.columns = Some(columns.clone());
+        Ok(columns)
     }
 }

@@ -8,7 +8,7 @@
 //! stopped and turned forward.
 //! It simplifies: `totalBytesProcessed` is a rough size, partitions and clustering are checked but prune nothing,
 //! constraints are kept but not used, a failed statement is always told by the job, values of unlike types are compared
-//! where DuckDB does, and native change data capture (`proto_rows`) is refused.
+//! where DuckDB does, native change data capture takes effect at once, and load jobs are refused.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 mod alter;
 mod append;
 mod arrow_rows;
+mod changes;
 mod connection;
 mod engine;
 mod faults;
@@ -30,6 +31,7 @@ mod jobs;
 mod lexer;
 mod log;
 mod merge;
+mod proto_rows;
 mod quota;
 mod refusal;
 mod rest;
@@ -207,12 +209,6 @@ impl StrictBigQuery {
     pub(crate) fn table(&self, name: &str) -> Option<Value> {
         let (dataset, table) = split(name);
         self.world().show_table(dataset, table).ok()
-    }
-
-    /// From here on the table counts as fed by native change data capture.
-    pub(crate) fn mark_fed_by_cdc(&self, name: &str) {
-        let (dataset, table) = split(name);
-        self.world().table_mut(dataset, table).unwrap_or_else(|trouble| panic!("{trouble:?}")).is_fed_by_cdc = true;
     }
 
     /// Runs all jobs that are still under way.

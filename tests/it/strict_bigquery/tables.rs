@@ -2,11 +2,14 @@
 //!
 //! See <https://cloud.google.com/bigquery/docs/reference/rest/v2/tables>.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::PROJECT;
 use super::alter::Alter;
+use super::changes::Known;
 use super::schema::{self, Field, Kind, Mode};
 use super::storage;
 use super::trouble::{Result, Trouble};
@@ -31,10 +34,43 @@ pub(super) struct Table {
     pub(super) view: Option<String>,
     /// Whether rows came by native change data capture.
     pub(super) is_fed_by_cdc: bool,
+    /// Whether those rows have sequence numbers; None before the first.
+    pub(super) has_sequences: Option<bool>,
+    /// What such rows said last, by the key as a condition.
+    pub(super) changes: BTreeMap<String, Known>,
     /// Counts the changes of its resource.
     etag: u64,
     pub(super) created: DateTime<Utc>,
     body: Value,
+}
+
+impl Table {
+    fn new(
+        kept_as: String,
+        number: u64,
+        fields: Vec<Field>,
+        view: Option<String>,
+        created: DateTime<Utc>,
+        body: Value,
+    ) -> Self {
+        Self {
+            kept_as,
+            number,
+            fields,
+            view,
+            is_fed_by_cdc: false,
+            has_sequences: None,
+            changes: BTreeMap::new(),
+            etag: number,
+            created,
+            body,
+        }
+    }
+
+    /// Its `tableConstraints`.
+    pub(super) fn constraints(&self) -> &Value {
+        &self.body["tableConstraints"]
+    }
 }
 
 const DATASET_KEYS: [&str; 6] =
@@ -141,7 +177,7 @@ impl World {
         let kept_as = format!("t{number}");
         self.engine.run(&[storage::create_table(&kept_as, &fields)]).map_err(internal)?;
         let created = self.clock.now();
-        Ok(Table { kept_as, number, fields, view: None, is_fed_by_cdc: false, etag: number, created, body })
+        Ok(Table::new(kept_as, number, fields, None, created, body))
     }
 
     /// A view; its query must run.
@@ -154,7 +190,7 @@ impl World {
         let fields = self.columns_of(&query)?;
         let (number, created) = (self.fresh_number(), self.clock.now());
         let kept_as = String::new();
-        Ok(Table { kept_as, number, fields, view: Some(query), is_fed_by_cdc: false, etag: number, created, body })
+        Ok(Table::new(kept_as, number, fields, Some(query), created, body))
     }
 
     /// Changes what `patch` names; `only_if` is an etag that the table must still have.

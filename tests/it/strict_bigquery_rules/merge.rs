@@ -75,13 +75,6 @@ async fn a_merge_fails_whole_where_a_rule_is_broken() {
 }
 
 #[tokio::test]
-async fn a_merge_into_a_table_with_native_change_data_capture_is_refused() {
-    let client = client(&[(4, "d")]).await;
-    client.server.mark_fed_by_cdc("shop.orders");
-    assert!(told(&client.job("m", &merge(CHANGES, CLAUSES)).await).contains("CDC"));
-}
-
-#[tokio::test]
 async fn no_more_statements_wait_for_a_table_than_two_at_work_and_twenty_queued() {
     let client = client(&[(4, "d")]).await;
     client.server.change(|options| options.job_polls = 100);

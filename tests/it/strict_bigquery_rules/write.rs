@@ -2,7 +2,6 @@
 
 use chrono::TimeDelta;
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
-use proto::append_rows_request::{ProtoData, Rows};
 use proto::write_stream::Type;
 use serde_json::json;
 
@@ -175,9 +174,6 @@ async fn only_requests_below_ten_megabytes_in_arrow_are_taken() {
     let stream = client.pending().await;
     assert_eq!(client.append(&stream, Some(0), &orders(&[(1, &"x".repeat(9_900_000))])).await, "appended at 0");
     assert_eq!(client.append(&stream, Some(1), &orders(&[(1, &"x".repeat(10_000_000))])).await, "InvalidArgument");
-    let rows = Some(Rows::ProtoRows(ProtoData::default()));
-    let proto = proto::AppendRowsRequest { write_stream: stream.clone(), rows, ..Default::default() };
-    assert_eq!(refusal(&client.send(vec![proto]).await.1.unwrap()), "Unimplemented");
     let empty = proto::AppendRowsRequest { write_stream: stream, ..Default::default() };
     assert_eq!(refusal(&client.send(vec![empty]).await.1.unwrap()), "InvalidArgument");
 }

@@ -1,0 +1,125 @@
+//! Moments between steps at which the program must survive being killed or stopped, and how a test brings that about.
+//!
+//! `FRESHET_FAILPOINT=intent_written:KILL` has the program send itself that signal when it first comes there. Not set,
+//! as ever outside tests, a moment costs one look at an empty cell.
+
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
+
+/// The environment variable that arms one.
+pub const VARIABLE: &str = "FRESHET_FAILPOINT";
+
+/// A moment, by the name that the variable has for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failpoint(&'static str);
+
+/// A batch's files are open, nothing is written.
+pub const PREPARE_BEGINS: Failpoint = Failpoint("prepare_begins");
+/// The rows are at the sink, unseen; no entry names them.
+pub const PREPARED: Failpoint = Failpoint("prepared");
+/// The intent stands in the ledger; the sink was not told to commit.
+pub const INTENT_WRITTEN: Failpoint = Failpoint("intent_written");
+/// The sink says what became of the rows; no entry does.
+pub const COMMITTED: Failpoint = Failpoint("committed");
+/// The outcome stands in the ledger.
+pub const OUTCOME_WRITTEN: Failpoint = Failpoint("outcome_written");
+/// All batches are through, none is merged.
+pub const MERGE_BEGINS: Failpoint = Failpoint("merge_begins");
+/// The merge stands in the ledger; the sink knows nothing of it.
+pub const MERGE_INTENT_WRITTEN: Failpoint = Failpoint("merge_intent_written");
+/// The tombstones of a merge are written, its final table is as before.
+pub const TOMBSTONES_WRITTEN: Failpoint = Failpoint("tombstones_written");
+/// The final table is merged into; no entry says so.
+pub const MERGED: Failpoint = Failpoint("merged");
+/// The merge's end stands in the ledger.
+pub const MERGE_OUTCOME_WRITTEN: Failpoint = Failpoint("merge_outcome_written");
+/// All is done, and the source was not told.
+pub const ACKNOWLEDGE_BEGINS: Failpoint = Failpoint("acknowledge_begins");
+/// The source was told.
+pub const ACKNOWLEDGED: Failpoint = Failpoint("acknowledged");
+
+/// All of them, in the order in which a run comes to them.
+pub const ALL: [Failpoint; 12] = [
+    PREPARE_BEGINS,
+    PREPARED,
+    INTENT_WRITTEN,
+    COMMITTED,
+    OUTCOME_WRITTEN,
+    MERGE_BEGINS,
+    MERGE_INTENT_WRITTEN,
+    TOMBSTONES_WRITTEN,
+    MERGED,
+    MERGE_OUTCOME_WRITTEN,
+    ACKNOWLEDGE_BEGINS,
+    ACKNOWLEDGED,
+];
+
+/// The one that is armed, and the signal it sends.
+static ARMED: OnceLock<(Failpoint, &'static str)> = OnceLock::new();
+
+/// Whether its signal was sent: only the first time counts.
+static SENT: AtomicBool = AtomicBool::new(false);
+
+/// Signals that can be sent.
+const SIGNALS: [&str; 2] = ["KILL", "STOP"];
+
+/// Arms what the variable's text names, for as long as the process lives.
+///
+/// # Errors
+/// [`User`](crate::error::Kind::User) where it names none.
+pub fn arm(text: &str) -> Result<()> {
+    let armed = read(text).ok_or_else(|| {
+        let names = ALL.map(Failpoint::name).join(", ");
+        Error::user(format!("{VARIABLE} is `{text}`"))
+            .hint(format!("expected NAME:KILL or NAME:STOP; names are {names}"))
+    })?;
+    // Only the first one counts: there is one variable.
+    let _ = ARMED.set(armed);
+    Ok(())
+}
+
+fn read(text: &str) -> Option<(Failpoint, &'static str)> {
+    let (name, signal) = text.split_once(':')?;
+    let failpoint = ALL.into_iter().find(|failpoint| failpoint.name() == name)?;
+    Some((failpoint, SIGNALS.into_iter().find(|known| *known == signal)?))
+}
+
+impl Failpoint {
+    /// What the variable calls it.
+    pub fn name(self) -> &'static str {
+        self.0
+    }
+
+    /// Says that it is reached. Where it is armed, nothing more happens on this thread until the signal has come.
+    pub fn reached(self) {
+        let armed = ARMED.get().filter(|(armed, _)| *armed == self);
+        if let Some((_, signal)) = armed.filter(|_| !SENT.swap(true, Ordering::Relaxed)) {
+            let sent = Command::new("kill").args(["-s", signal, &std::process::id().to_string()]).status();
+            tracing::warn!(failpoint = self.name(), ?sent, "failpoint reached");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_armed_is_named_and_nothing_else() {
+        assert_eq!(read("prepared:KILL"), Some((PREPARED, "KILL")));
+        assert_eq!(read("acknowledged:STOP"), Some((ACKNOWLEDGED, "STOP")));
+        for wrong in ["", "prepared", "prepared:TERM", "Prepared:KILL", ":KILL"] {
+            let error = arm(wrong).unwrap_err();
+            assert!(error.hint_text().unwrap().contains("merge_intent_written"), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn each_has_a_name_of_its_own() {
+        let names: std::collections::HashSet<_> = ALL.map(Failpoint::name).into();
+        assert_eq!(names.len(), ALL.len());
+    }
+}

@@ -1,0 +1,114 @@
+//! One life of a simulated daemon. Whatever it does that others can see is a step; between any two it may die, or
+//! stand still for longer than others wait.
+//!
+//! What a process does in between is gone with it, so that to die there is to die at a step's end.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::samples::Dice;
+
+/// A daemon's life.
+#[derive(Debug)]
+pub(crate) struct Life {
+    steps: AtomicU64,
+    dies_at: Option<u64>,
+    /// At which step it stands still, and for how long.
+    stands_at: Option<(u64, Duration)>,
+    stands_until: Mutex<Option<Instant>>,
+    dead: CancellationToken,
+    /// For what goes wrong in this life; None: nothing does.
+    dice: Option<Mutex<Dice>>,
+}
+
+impl Life {
+    /// A life in which things go wrong, by chance.
+    pub(super) fn hard(dice: &mut Dice) -> Self {
+        let dies = dice.below(3) > 0;
+        let stands = dice.below(4) == 0;
+        Self {
+            dies_at: dies.then(|| dice.below(400)),
+            stands_at: stands.then(|| (dice.below(200), Duration::from_secs(30 + dice.below(600)))),
+            dice: Some(Mutex::new(Dice::new(dice.below(u64::MAX)))),
+            ..Self::easy()
+        }
+    }
+
+    /// A life in which nothing goes wrong.
+    pub(crate) fn easy() -> Self {
+        Self {
+            steps: AtomicU64::new(0),
+            dies_at: None,
+            stands_at: None,
+            stands_until: Mutex::default(),
+            dead: CancellationToken::new(),
+            dice: None,
+        }
+    }
+
+    /// Ends when it dies.
+    pub(super) async fn death(&self) {
+        self.dead.cancelled().await;
+    }
+
+    /// Whatever is left of it does nothing more.
+    pub(super) fn end(&self) {
+        self.dead.cancel();
+    }
+
+    /// Whether this goes wrong now: once in so many times.
+    pub(crate) fn fails(&self, once_in: u64) -> bool {
+        self.dice.as_ref().is_some_and(|dice| dice.lock().unwrap().below(once_in) == 0)
+    }
+
+    /// A number below `end`; 0 where nothing goes wrong.
+    pub(super) fn below(&self, end: u64) -> u64 {
+        self.dice.as_ref().map_or(0, |dice| dice.lock().unwrap().below(end))
+    }
+
+    /// Takes some time, as any way does; now and then much.
+    pub(crate) async fn travel(&self) {
+        if self.dice.is_some() {
+            let longest = if self.fails(8) { 3_000 } else { 60 };
+            tokio::time::sleep(Duration::from_millis(self.below(longest))).await;
+        }
+        self.step().await;
+    }
+
+    /// Has done, or is about to do, what others can see.
+    pub(crate) async fn step(&self) {
+        let step = self.steps.fetch_add(1, Ordering::SeqCst);
+        if self.dies_at == Some(step) {
+            self.dead.cancel();
+        }
+        if let Some((_, still)) = self.stands_at.filter(|(at, _)| *at == step) {
+            *self.stands_until.lock().unwrap() = Some(Instant::now() + still);
+        }
+        self.goes_on().await;
+    }
+
+    /// Waits while it stands still; for ever once it is dead.
+    pub(crate) async fn goes_on(&self) {
+        loop {
+            if self.dead.is_cancelled() {
+                std::future::pending::<()>().await;
+            }
+            let until = *self.stands_until.lock().unwrap();
+            match until.filter(|until| *until > Instant::now()) {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => return,
+            }
+        }
+    }
+}
+
+impl Life {
+    /// Whether it died, and whether it stood still.
+    pub(super) fn came_to(&self) -> (bool, bool) {
+        (self.dead.is_cancelled(), self.stands_until.lock().unwrap().is_some())
+    }
+}

@@ -1,0 +1,311 @@
+//! Simulated weeks of bad luck, each from one seed: daemons that die and stand still between any two steps, a source whose files come in any
+//! order and more than once, a store, a queue and a sink that lose answers.
+//!
+//! All of it runs on one thread in time that is told, so that a seed that fails does so again. The auditor compares the
+//! final tables with the source's, the log with the files, and asks the ledger. Mistakes are planted to see that they
+//! are found.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::catalog::inflate::Staging;
+use crate::catalog::opened::Opener;
+use crate::catalog::samples::{Dice, ROOMY};
+use crate::change::TableName;
+use crate::clock::Clock;
+use crate::config::{Config, TableConfig};
+use crate::daemon::{Daemon, Pace, tables_at_once};
+use crate::ledger::{FileState, Ledger, State};
+use crate::observe::progress;
+use crate::pipeline::{Pipeline, memory_of};
+use crate::source::sqs::fake::{FakeQueue, event};
+
+mod audit;
+pub(crate) mod life;
+mod model;
+mod seeds;
+mod sink;
+pub(crate) mod store;
+
+use life::Life;
+use model::{HOURS, Later, Planned, Source};
+use sink::{LivedSink, Tables};
+use store::LivedStore;
+
+/// After that nothing goes wrong any more.
+const CALM_AFTER: Duration = Duration::from_secs(HOURS.as_secs() + 1_800);
+/// By then all must be done.
+const DONE_WITHIN: Duration = Duration::from_secs(12 * 3_600);
+/// Much of what a queue holds is received again and again here.
+const RECEIVES_MAX: u32 = 10_000;
+
+/// Time as the runtime tells it, and ids that are counted.
+#[derive(Debug)]
+struct SimulatedClock {
+    begun: Instant,
+    ids: AtomicU64,
+}
+
+impl Clock for SimulatedClock {
+    fn now(&self) -> DateTime<Utc> {
+        let passed = TimeDelta::from_std(self.begun.elapsed()).unwrap_or_default();
+        "2024-05-06T00:00:00Z".parse::<DateTime<Utc>>().unwrap_or_default() + passed
+    }
+
+    fn fresh_id(&self) -> Uuid {
+        let number = self.ids.fetch_add(1, Ordering::SeqCst);
+        // The last byte is what pauses are jittered by.
+        Uuid::from_u128(u128::from(number) << 8 | u128::from(number.wrapping_mul(197) & 0xff))
+    }
+}
+
+/// What befell the daemons of a simulation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Fortunes {
+    lives: u64,
+    deaths: u64,
+    stood_still: u64,
+}
+
+impl Fortunes {
+    fn add(&mut self, life: &Life) {
+        let (died, stood) = life.came_to();
+        self.lives += 1;
+        self.deaths += u64::from(died);
+        self.stood_still += u64::from(stood);
+    }
+}
+
+/// Everything that outlives a daemon.
+struct World {
+    config: Arc<Config>,
+    clock: Arc<SimulatedClock>,
+    files: Arc<InMemory>,
+    ledgers: Arc<InMemory>,
+    queue: FakeQueue,
+    tables: Arc<Mutex<Tables>>,
+    /// The version of each object, by key and text.
+    versions: Mutex<BTreeMap<(String, String), String>>,
+    fortunes: Mutex<Fortunes>,
+    begun: Instant,
+}
+
+/// SQL by which each row shows its file, for the tables of every source.
+static QUERIES: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap().keep();
+    std::fs::create_dir_all(folder.join("shop")).unwrap();
+    for number in 0..3 {
+        let sql = format!("SELECT id, name, _cdc_file AS file, _cdc_operation, _cdc_sequence FROM t{number}");
+        std::fs::write(folder.join(format!("shop/t{number}.sql")), sql).unwrap();
+    }
+    folder
+});
+
+fn config(source: &Source, dice: &mut Dice) -> Config {
+    let mut config = Config { queries: QUERIES.clone(), ..Config::for_folder("simulated") };
+    config.unlisted = None;
+    for table in source.finals.keys() {
+        let keyed = TableConfig { key: Some(vec!["id".into()]), ..TableConfig::default() };
+        config.tables.insert(table.clone(), keyed);
+    }
+    config.pipeline.error_threshold = 1.0;
+    config.pipeline.limits.files_max = usize::try_from(1 + dice.below(5)).unwrap();
+    config.pipeline.merge_every = Duration::from_secs(1 + dice.below(120));
+    config
+}
+
+impl World {
+    fn new(source: &Source, dice: &mut Dice) -> Self {
+        let begun = Instant::now();
+        Self {
+            config: Arc::new(config(source, dice)),
+            clock: Arc::new(SimulatedClock { begun, ids: AtomicU64::new(0) }),
+            files: Arc::default(),
+            ledgers: Arc::default(),
+            queue: FakeQueue::patient(RECEIVES_MAX),
+            tables: Arc::default(),
+            versions: Mutex::default(),
+            fortunes: Mutex::default(),
+            begun,
+        }
+    }
+
+    /// Puts a file, has the queue told of it, and lets happen to it what is planned.
+    async fn deliver(self: Arc<Self>, file: Planned) {
+        tokio::time::sleep(file.put_after).await;
+        let path = Path::parse(&file.key).unwrap();
+        let told = self.put(&file.key, &file.text).await;
+        let put_at = Instant::now();
+        let mut then = match &file.later {
+            Later::Stays => None,
+            Later::Overwritten(after, _) | Later::Deleted(after) => Some(put_at + *after),
+        };
+        let mut tell: Vec<Instant> = file.told_after.iter().map(|after| put_at + *after).collect();
+        tell.sort_unstable();
+        for at in tell {
+            if then.is_some_and(|then| then <= at) {
+                self.change_later(&file, &path, then.take().unwrap()).await;
+            }
+            tokio::time::sleep_until(at).await;
+            self.queue.send(std::slice::from_ref(&told));
+        }
+        if let Some(then) = then {
+            self.change_later(&file, &path, then).await;
+        }
+    }
+
+    /// Puts an object; the event that tells of it.
+    async fn put(&self, key: &str, text: &str) -> String {
+        let put = self.files.put(&Path::parse(key).unwrap(), text.to_owned().into()).await.unwrap();
+        let version = put.e_tag.unwrap();
+        let told = event(key, text.len(), &version);
+        self.versions.lock().unwrap().insert((key.to_owned(), text.to_owned()), version);
+        told
+    }
+
+    async fn change_later(&self, file: &Planned, path: &Path, at: Instant) {
+        tokio::time::sleep_until(at).await;
+        match &file.later {
+            Later::Stays => {}
+            Later::Deleted(_) => self.files.delete(path).await.unwrap(),
+            Later::Overwritten(_, text) => {
+                let told = self.put(&file.key, text).await;
+                self.queue.send(&[told]);
+            }
+        }
+    }
+
+    /// A daemon, until it dies or its ledger cannot be opened.
+    async fn live(&self, life: Arc<Life>) {
+        let store = |inner: &Arc<InMemory>| -> Arc<dyn ObjectStore> {
+            Arc::new(LivedStore { inner: Arc::clone(inner), life: Arc::clone(&life) })
+        };
+        let clock = || -> Arc<dyn Clock> { Arc::clone(&self.clock) as _ };
+        let Ok(ledger) = Ledger::on(store(&self.ledgers), "ledger", "simulated", clock()).await else { return };
+        let files = store(&self.files);
+        let source = Arc::new(self.queue.lived(&life).source(Arc::clone(&files)).await);
+        let pipeline = Pipeline {
+            memory: memory_of(&self.config, tables_at_once(&self.config)),
+            opener: Opener::new(files, Staging::new(ROOMY)),
+            config: Arc::clone(&self.config),
+            sink: Arc::new(LivedSink { tables: Arc::clone(&self.tables), life: Arc::clone(&life) }),
+            ledger,
+            clock: clock(),
+            observer: Arc::new(progress::Lines),
+            shutdown: tokio_util::sync::CancellationToken::new(),
+        };
+        let daemon = Daemon::new(pipeline, source, Pace::default());
+        let _ = Box::pin(daemon.run()).await;
+    }
+
+    /// One daemon after the other, each dying sooner or later, until nothing goes wrong any more.
+    async fn live_on(self: Arc<Self>, mut dice: Dice) {
+        loop {
+            let calm = self.begun.elapsed() >= CALM_AFTER;
+            let life = Arc::new(if calm { Life::easy() } else { Life::hard(&mut dice) });
+            let calm_at = self.begun + CALM_AFTER;
+            tokio::select! {
+                biased;
+                () = life.death() => {}
+                () = tokio::time::sleep_until(calm_at), if !calm => {}
+                () = self.live(Arc::clone(&life)) => {}
+            }
+            self.fortunes.lock().unwrap().add(&life);
+            life.end();
+            tokio::time::sleep(Duration::from_secs(1 + dice.below(90))).await;
+        }
+    }
+
+    /// What the ledger knows of each table.
+    async fn states(&self) -> BTreeMap<TableName, State> {
+        let store: Arc<dyn ObjectStore> = Arc::clone(&self.ledgers) as _;
+        let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
+        let ledger = Ledger::on(store, "ledger", "simulated", clock).await.unwrap();
+        let mut states = BTreeMap::new();
+        for table in self.config.tables.keys() {
+            states.insert(table.clone(), ledger.peek(table).await.unwrap());
+        }
+        states
+    }
+
+    /// Whether nothing is left to be done.
+    async fn is_done(&self) -> bool {
+        if self.queue.counts() != (0, 0) {
+            return false;
+        }
+        let idle = |state: &State| {
+            state.held().next().is_none() && state.unmerged().next().is_none() && state.open_intents().next().is_none()
+        };
+        self.states().await.values().all(idle)
+    }
+}
+
+/// What a simulation was like, where it found nothing wrong.
+#[derive(Debug, Clone, Copy, Default)]
+struct Story {
+    fortunes: Fortunes,
+    hazards: sink::Hazards,
+    vanished: u64,
+    /// A hash of all that the sink has in the end and of how often it was asked, to see whether a seed replays alike.
+    trace: u64,
+}
+
+/// Lives through one seed; what is wrong in the end. With `FRESHET_LOG` all that its daemons log is told.
+fn simulate(seed: u64) -> Result<Story, String> {
+    if let Ok(filter) = std::env::var("FRESHET_LOG") {
+        // Of several simulations the first begins to tell.
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let story = runtime.block_on(async {
+        let mut dice = Dice::new(seed);
+        let source = model::source(&mut dice);
+        let world = Arc::new(World::new(&source, &mut dice));
+        let deliveries: Vec<_> =
+            source.files.iter().map(|file| tokio::spawn(Arc::clone(&world).deliver(file.clone()))).collect();
+        let daemons = 1 + dice.below(3);
+        for _ in 0..daemons {
+            let dice = Dice::new(dice.below(u64::MAX));
+            tokio::spawn(Arc::clone(&world).live_on(dice));
+        }
+        for delivery in deliveries {
+            delivery.await.unwrap();
+        }
+        tokio::time::sleep_until(world.begun + CALM_AFTER).await;
+        while !world.is_done().await {
+            if world.begun.elapsed() > DONE_WITHIN {
+                let states = world.states().await;
+                let open: Vec<String> = states.iter().map(|(table, state)| audit::open(table, state)).collect();
+                return Err(format!(
+                    "not done in {DONE_WITHIN:?}: queue {:?}, {}",
+                    world.queue.bodies(),
+                    open.join("; ")
+                ));
+            }
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+        audit::audit(&world, &source).await
+    });
+    // What daemons left behind does not hold up the end.
+    runtime.shutdown_background();
+    story.map_err(|wrong| format!("seed {seed}: {wrong}"))
+}
+
+/// Whether a file's rows must be in the log, by where it stands; None where nothing is known of it.
+fn has_rows(state: &State, file: crate::change::FileId) -> Option<bool> {
+    match state.file_state(file)? {
+        FileState::Committed => Some(true),
+        FileState::Gone | FileState::Superseded | FileState::SetAside => Some(false),
+        FileState::Claimed { .. } => None,
+    }
+}

@@ -1,0 +1,158 @@
+//! A source database that lives by chance: what it changes, the files that tell of it, and what its tables are in the
+//! end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::catalog::samples::Dice;
+use crate::change::TableName;
+
+/// The busy hours.
+pub(super) const HOURS: Duration = Duration::from_secs(3_600);
+
+/// What becomes of a file's object after it was put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Later {
+    /// It stays.
+    Stays,
+    /// After so long it is overwritten by this text.
+    Overwritten(Duration, String),
+    /// After so long it is deleted.
+    Deleted(Duration),
+}
+
+/// A change file, when it appears, and when the queue is told of it.
+#[derive(Debug, Clone)]
+pub(super) struct Planned {
+    pub(super) table: TableName,
+    pub(super) key: String,
+    pub(super) text: String,
+    pub(super) put_after: Duration,
+    /// From then on, one after the other.
+    pub(super) told_after: Vec<Duration>,
+    pub(super) later: Later,
+}
+
+impl Planned {
+    /// The location as the log's rows have it.
+    pub(super) fn location(&self) -> String {
+        format!("s3://cdc-files/{}", self.key)
+    }
+}
+
+/// The rows of a text, as the log has them: `file operation id`, key updates as two.
+pub(super) fn log_rows(location: &str, text: &str) -> Vec<String> {
+    let mut rows = Vec::new();
+    for line in text.lines().skip(1) {
+        let cells: Vec<&str> = line.split(',').collect();
+        if cells[3] != "NULL" && cells[3] != cells[1] {
+            rows.push(format!("{location} D {}", cells[3]));
+        }
+        rows.push(format!("{location} {} {}", cells[0], cells[1]));
+    }
+    rows
+}
+
+/// All that a run of the source gives.
+#[derive(Debug, Default)]
+pub(super) struct Source {
+    pub(super) files: Vec<Planned>,
+    /// The final rows of each table as `id name`, but for those of files that may vanish unread.
+    pub(super) finals: BTreeMap<TableName, BTreeSet<String>>,
+}
+
+const HEADER: &str = "Op,id,name,BI_id\n";
+
+/// One table while it lives.
+struct Table {
+    name: TableName,
+    rows: BTreeMap<u64, String>,
+    /// Counts whatever gets a number.
+    number: u64,
+}
+
+impl Table {
+    fn change(&mut self, dice: &mut Dice) -> String {
+        self.number += 1;
+        let id = dice.below(8);
+        let name = format!("v{}", self.number);
+        let there: Vec<u64> = self.rows.keys().copied().collect();
+        match dice.below(10) {
+            0..=4 => {
+                let operation = if self.rows.insert(id, name.clone()).is_some() { "U" } else { "I" };
+                format!("{operation},{id},{name},{}\n", if operation == "U" { id.to_string() } else { "NULL".into() })
+            }
+            5..=7 if !there.is_empty() => {
+                let id = *dice.pick(&there);
+                let name = self.rows.remove(&id).unwrap();
+                format!("D,{id},{name},NULL\n")
+            }
+            8 | 9 if !there.is_empty() => {
+                let (old, new) = (*dice.pick(&there), 8 + dice.below(8));
+                self.rows.remove(&old);
+                self.rows.insert(new, name.clone());
+                format!("U,{new},{name},{old}\n")
+            }
+            _ => {
+                self.rows.insert(id, name.clone());
+                format!("I,{id},{name},NULL\n")
+            }
+        }
+    }
+
+    /// A file of keys that no other file has.
+    fn own_rows(&mut self, dice: &mut Dice) -> String {
+        let mut text = HEADER.to_owned();
+        for _ in 0..1 + dice.below(3) {
+            self.number += 1;
+            text += &format!("I,{},once,NULL\n", 1_000_000 + self.number);
+        }
+        text
+    }
+}
+
+fn seconds(dice: &mut Dice, below: u64) -> Duration {
+    Duration::from_millis(dice.below(below * 1_000))
+}
+
+/// What this seed's source does.
+pub(super) fn source(dice: &mut Dice) -> Source {
+    let mut source = Source::default();
+    let files = 4 + dice.below(16);
+    for number in 0..1 + dice.below(3) {
+        let name = TableName::new("shop", format!("t{number}"));
+        let mut table = Table { name: name.clone(), rows: BTreeMap::new(), number: 0 };
+        for file in 0..files {
+            let planned = plan(dice, &mut table, file);
+            source.files.push(planned);
+        }
+        let finals = table.rows.iter().map(|(id, name)| format!("{id} {name}")).collect();
+        source.finals.insert(name, finals);
+    }
+    source
+}
+
+fn plan(dice: &mut Dice, table: &mut Table, file: u64) -> Planned {
+    let later = match dice.below(12) {
+        0 => Later::Deleted(seconds(dice, 200)),
+        1 => Later::Overwritten(seconds(dice, 200), table.own_rows(dice)),
+        _ => Later::Stays,
+    };
+    let text = match later {
+        Later::Stays => {
+            let changes: String = (0..1 + dice.below(5)).map(|_| table.change(dice)).collect();
+            format!("{HEADER}{changes}")
+        }
+        _ => table.own_rows(dice),
+    };
+    let told = 1 + dice.below(4) / 2;
+    Planned {
+        table: table.name.clone(),
+        // The time in the name is that of the changes; when the file comes is another matter.
+        key: format!("dms/shop/{}/20240506-{:09}.csv", table.name.table, 1_000 + file * 1_000),
+        text,
+        put_after: seconds(dice, HOURS.as_secs()),
+        told_after: (0..told).map(|_| seconds(dice, 400)).collect(),
+        later,
+    }
+}

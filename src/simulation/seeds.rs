@@ -1,0 +1,106 @@
+//! The seeds that CI lives through, and the mistakes that they must find.
+
+use super::{Story, simulate};
+use crate::planted::Planted;
+
+/// How many seeds; `FRESHET_SEEDS` asks for another number than CI's.
+const SEEDS: u64 = 300;
+/// Within so many seeds each planted mistake must be found.
+const FOUND_WITHIN: u64 = 50;
+
+/// One seed alone: `FRESHET_SEED`, for whoever looks for what went wrong.
+#[test]
+fn a_seed_that_is_asked_for_ends_well() {
+    let seed = std::env::var("FRESHET_SEED").map_or(0, |asked| asked.parse().unwrap());
+    let story = simulate(seed).unwrap_or_else(|wrong| panic!("{wrong}"));
+    println!("{story:?}");
+}
+
+fn seeds() -> u64 {
+    std::env::var("FRESHET_SEEDS").map_or(SEEDS, |asked| asked.parse().unwrap())
+}
+
+#[test]
+fn whatever_befalls_the_daemons_the_tables_are_the_sources() {
+    let mut sum = Story::default();
+    for seed in 0..seeds() {
+        let story = simulate(seed).unwrap_or_else(|wrong| panic!("{wrong}"));
+        sum.add(&story);
+    }
+    println!("{} seeds: {sum:?}", seeds());
+    let hazards = sum.hazards;
+    for (what, count) in [
+        ("deaths", sum.fortunes.deaths),
+        ("daemons that stood still", sum.fortunes.stood_still),
+        ("lost answers of the sink", hazards.answers_lost),
+        ("pending rows that lapsed", hazards.lapsed),
+        ("commits repeated", hazards.committed_again),
+        ("changes late for a tombstone", hazards.late_for_tombstone),
+        ("changes late for a row", hazards.late_for_row),
+        ("merges at once", hazards.merges_at_once),
+        ("files that vanished", sum.vanished),
+    ] {
+        assert!(count >= 30, "only {count} {what} in {} seeds", seeds());
+    }
+}
+
+#[test]
+fn a_seed_replays_alike() {
+    for seed in 0..5 {
+        let trace = || simulate(seed).unwrap().trace;
+        assert_eq!(trace(), trace(), "seed {seed}");
+    }
+}
+
+/// Plants a mistake and demands that it is found.
+fn finds(planted: Planted) {
+    Planted::plant(Some(planted));
+    // A mistake may also show by a check of the code's own.
+    let found = (0..FOUND_WITHIN).find(|seed| !matches!(std::panic::catch_unwind(|| simulate(*seed)), Ok(Ok(_))));
+    Planted::plant(None);
+    println!("{planted:?} is found by seed {found:?}");
+    assert!(found.is_some(), "{planted:?} is not found in {FOUND_WITHIN} seeds");
+}
+
+/// A test for each mistake, so that they run side by side.
+macro_rules! each_is_found {
+    ($($name:ident $planted:ident)*) => {
+        $(#[test]
+        fn $name() {
+            finds(Planted::$planted);
+        })*
+    };
+}
+
+each_is_found! {
+    a_hash_without_the_version_is_found HashWithoutVersion
+    an_acknowledgment_before_the_commit_is_found AcknowledgeBeforeCommit
+    a_commit_before_the_intent_is_found IntentSkipped
+    an_open_intent_run_again_is_found OpenIntentRerun
+    an_unchecked_claim_is_found ClaimUnchecked
+    an_unchecked_nonce_is_found NonceUnchecked
+    a_merge_that_counts_for_all_is_found MergeCountsForAll
+    held_files_that_are_forgotten_are_found HeldForgotten
+    a_key_update_that_is_not_split_is_found KeyUpdateWhole
+    a_removed_guard_is_found GuardRemoved
+    an_ignored_tombstone_is_found TombstoneIgnored
+    a_commit_in_parts_is_found CommitInParts
+    lapsed_rows_called_committed_are_found LapsedIsCommitted
+    committed_rows_called_lost_are_found CommittedIsLost
+}
+
+impl Story {
+    fn add(&mut self, other: &Self) {
+        let (fortunes, hazards) = (&mut self.fortunes, &mut self.hazards);
+        fortunes.lives += other.fortunes.lives;
+        fortunes.deaths += other.fortunes.deaths;
+        fortunes.stood_still += other.fortunes.stood_still;
+        hazards.answers_lost += other.hazards.answers_lost;
+        hazards.lapsed += other.hazards.lapsed;
+        hazards.committed_again += other.hazards.committed_again;
+        hazards.late_for_tombstone += other.hazards.late_for_tombstone;
+        hazards.late_for_row += other.hazards.late_for_row;
+        hazards.merges_at_once += other.hazards.merges_at_once;
+        self.vanished += other.vanished;
+    }
+}

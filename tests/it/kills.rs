@@ -1,0 +1,200 @@
+//! The program killed, and stopped beyond its time, between any two steps: each change is there once all the same.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+use freshet::failpoint::{self, Failpoint};
+
+use crate::binary::{self, Ended, Running, number_asked_for};
+use crate::change_files::{Change, parquet};
+use crate::scene::Scene;
+use crate::strict_bigquery::{Options, StrictBigQuery};
+use crate::until::until;
+
+/// How often each failpoint is tried at each sink; `FRESHET_KILL_ROUNDS` asks for another number than CI's.
+const ROUNDS: usize = 2;
+/// How often a stopped program is asked after.
+const ASKED_MAX: usize = 300;
+
+/// Files of changes of a few keys, in the order of their time. Deletes come late and are overtaken, so that a merge
+/// that forgets a tombstone shows.
+fn files() -> Vec<Vec<Change>> {
+    (0..12_i64)
+        .map(|file| {
+            vec![
+                ("I", file, file * 10),
+                ("U", (file * 7 + 1) % 12, file * 10 + 1),
+                ("D", (file * 5 + 2) % 12, 0),
+                ("U", (file * 3 + 1) % 12, file * 10 + 2),
+            ]
+        })
+        .collect()
+}
+
+/// What the final table must be: the newest change of each key wins.
+fn model() -> BTreeMap<i64, i64> {
+    let mut rows = BTreeMap::new();
+    for (operation, id, amount) in files().into_iter().flatten() {
+        match operation {
+            "D" => _ = rows.remove(&id),
+            _ => _ = rows.insert(id, amount),
+        }
+    }
+    rows
+}
+
+/// Where rows go.
+enum Place {
+    Delta,
+    BigQuery(StrictBigQuery),
+}
+
+/// A folder of change files and a sink.
+struct Stage {
+    scene: Scene,
+    place: Place,
+}
+
+impl Stage {
+    fn new(place: Place) -> Self {
+        let scene = Scene::empty();
+        let sink = match &place {
+            Place::Delta => "{delta: out/tables}".to_owned(),
+            Place::BigQuery(bigquery) => bigquery.warehouse("US").sink("{database}"),
+        };
+        let config = format!(
+            "source: data\nsink: {sink}\nledger: out/ledger\n\
+             databases: {{shop: {{tables: [{{name: orders, key: id}}]}}}}\npipeline_config: {{batch_size: 2}}\n"
+        );
+        scene.write("freshet.yaml", config);
+        std::fs::create_dir_all(scene.path("data")).unwrap();
+        Self { scene, place }
+    }
+
+    /// The newer half first, then the rest, so that late changes meet tombstones.
+    fn put(&self, half: usize) {
+        let files = files();
+        let numbers = if half == 0 { files.len() / 2..files.len() } else { 0..files.len() / 2 };
+        for number in numbers {
+            let name = format!("data/shop/orders/20240501-{number:06}000.parquet");
+            self.scene.write(&name, parquet(&files[number]));
+        }
+    }
+
+    /// A run that gets this signal when it first comes to this failpoint.
+    fn run_to(&self, failpoint: Failpoint, signal: &str) -> Running {
+        let log = std::fs::File::options().create(true).append(true).open(self.scene.path("run.log")).unwrap();
+        let mut command = binary::command(self.scene.folder(), &["run", "--once"]);
+        command.env(failpoint::VARIABLE, format!("{}:{signal}", failpoint.name()));
+        Running::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))
+    }
+
+    fn run(&self) -> Ended {
+        self.scene.run()
+    }
+
+    /// Each change is in the log once, and the newest of each key is in the final table.
+    #[track_caller]
+    fn expect_whole(&self, what: &str) {
+        let (log, rows) = match &self.place {
+            Place::Delta => {
+                let log = self.scene.rows("shop/orders_changes", &["id"]).len();
+                (log, self.scene.rows("shop/orders", &["id", "amount"]))
+            }
+            Place::BigQuery(bigquery) => {
+                let rows = bigquery.table_rows("shop.orders");
+                let rows = rows.iter().map(|row| format!("{}|{}", row["id"], row["amount"])).collect();
+                (usize::try_from(bigquery.row_count("shop.orders_changes")).unwrap(), rows)
+            }
+        };
+        assert_eq!(log, files().iter().map(Vec::len).sum::<usize>(), "{what}: changes in the log");
+        let found: BTreeMap<i64, i64> = rows.iter().map(|row| row.split_once('|').unwrap()).map(parsed).collect();
+        assert_eq!((rows.len(), found), (model().len(), model()), "{what}");
+    }
+}
+
+fn parsed((id, amount): (&str, &str)) -> (i64, i64) {
+    (id.parse().unwrap(), amount.parse().unwrap())
+}
+
+/// Kills runs at the failpoint, the first on an empty sink, the next on one that has half of the changes already.
+fn kill_at(place: Place, failpoint: Failpoint, round: usize) {
+    let what = format!("killed at {}, round {round}", failpoint.name());
+    let stage = Stage::new(place);
+    stage.put(0);
+    if round % 2 == 1 {
+        stage.run().exits(0);
+        stage.put(1);
+    }
+    let code = stage.run_to(failpoint, "KILL").wait().code();
+    assert_eq!(code, None, "{what}: it was not reached");
+    stage.put(1);
+    stage.run().exits(0);
+    stage.expect_whole(&what);
+    stage.run().exits(0);
+    stage.expect_whole(&what);
+}
+
+#[test]
+fn killed_between_any_two_steps_delta_has_each_change_once() {
+    for round in 0..number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS) {
+        failpoint::ALL.into_iter().for_each(|failpoint| kill_at(Place::Delta, failpoint, round));
+    }
+}
+
+#[tokio::test]
+async fn killed_between_any_two_steps_bigquery_has_each_change_once() {
+    for round in 0..number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS) {
+        for failpoint in failpoint::ALL {
+            let bigquery = StrictBigQuery::start(Options::default()).await;
+            kill_at(Place::BigQuery(bigquery), failpoint, round);
+        }
+    }
+}
+
+/// Whether a process stands still.
+fn is_stopped(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    status.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
+/// One run stops at the failpoint, another does all of the work, then the first goes on.
+async fn overtaken_at(place: Place, failpoint: Failpoint) {
+    let what = format!("overtaken at {}", failpoint.name());
+    let stage = Stage::new(place);
+    stage.put(0);
+    stage.put(1);
+    let mut stopped = stage.run_to(failpoint, "STOP");
+    assert!(until(ASKED_MAX, async || is_stopped(stopped.0.id())).await, "{what}: it was not reached");
+    stage.run().exits(0);
+    stage.expect_whole(&what);
+    stopped.signal("-CONT");
+    let code = stopped.wait().code();
+    assert!(matches!(code, Some(0 | 4 | 75)), "{what}: {code:?}");
+    stage.expect_whole(&format!("{what}, and gone on"));
+    stage.run().exits(0);
+    stage.expect_whole(&format!("{what}, and run again"));
+}
+
+#[tokio::test]
+async fn who_was_overtaken_between_any_two_steps_adds_nothing_to_delta() {
+    for failpoint in failpoint::ALL {
+        overtaken_at(Place::Delta, failpoint).await;
+    }
+}
+
+#[tokio::test]
+async fn who_was_overtaken_between_any_two_steps_adds_nothing_to_bigquery() {
+    for failpoint in failpoint::ALL {
+        let bigquery = StrictBigQuery::start(Options::default()).await;
+        overtaken_at(Place::BigQuery(bigquery), failpoint).await;
+    }
+}
+
+#[test]
+fn a_failpoint_that_there_is_not_is_told() {
+    let scene = Scene::new("");
+    let mut command = binary::command(scene.folder(), &["run", "--once"]);
+    let output = command.env(failpoint::VARIABLE, "nowhere:KILL").output().unwrap();
+    Ended::new("a wrong failpoint".into(), output).exits(1).tells(&["FRESHET_FAILPOINT", "intent_written"]);
+}
