@@ -14,6 +14,7 @@ use crate::observe::log;
 mod backfill;
 mod carry;
 mod check;
+mod ledger;
 mod output;
 mod query;
 mod run;
@@ -38,6 +39,7 @@ enum Verb {
     Query(query::QueryArgs),
     Check(check::CheckArgs),
     Show(show::ShowArgs),
+    Ledger(ledger::LedgerArgs),
 }
 
 /// Where the configuration is.
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
             Verb::Backfill(args) => Box::pin(backfill::backfill(args)).await,
             Verb::Query(args) => Box::pin(query::query(args)).await,
             Verb::Check(args) => Box::pin(check::check(args)).await,
+            Verb::Ledger(args) => Box::pin(ledger::ledger(args)).await,
             Verb::Show(args) => Box::pin(show::show(args)).await,
         }
     });

@@ -38,7 +38,7 @@ pub(super) fn summary(report: &RunReport, sink: &str, took: std::time::Duration)
 }
 
 /// Columns of text under each other; the first and the last to the left, numbers to the right.
-fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
+pub(super) fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     let mut out = String::new();

@@ -209,6 +209,12 @@ impl State {
         self.rows_committed
     }
 
+    /// How many files were deleted or overwritten before they were read.
+    pub fn files_vanished(&self) -> usize {
+        let vanished = |seen: &&Seen| matches!(seen.state, Some(FileState::Gone | FileState::Superseded));
+        self.files.values().filter(vanished).count()
+    }
+
     /// The files that were set aside, oldest first.
     pub fn set_aside(&self) -> &[SetAside] {
         &self.set_aside

@@ -113,6 +113,29 @@ fn log_lines_are_json_objects_that_tell_what_was_done() {
 }
 
 #[test]
+fn ledger_shows_each_tables_standing_and_says_where_a_chain_is_damaged() {
+    let scene = many_files();
+    freshet(scene.folder(), &["ledger"]).exits(1).tells(&["there is no ledger"]);
+    scene.run().exits(0);
+    let shown = freshet(scene.folder(), &["ledger"]).exits(0).stdout();
+    let line = shown.lines().find(|line| line.starts_with("shop.orders ")).unwrap();
+    let cells: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(cells[2..], [&FILES.to_string(), &(FILES * 3).to_string(), "0", "0", "0", "0", "nothing"], "{shown}");
+    assert!(shown.contains("of delta "), "{shown}");
+    freshet(scene.folder(), &["ledger", "shop.users"]).exits(1).tells(&["no such table"]);
+    let before = files_below(&scene.path("out"));
+    let entry = scene.path("out/ledger/tables/shop/orders/00000000000000000003.json");
+    let bytes = std::fs::read(&entry).unwrap();
+    std::fs::write(&entry, &bytes[..bytes.len() / 2]).unwrap();
+    freshet(scene.folder(), &["ledger"]).exits(3).tells(&["damaged", "entry 3", "hint"]);
+    std::fs::remove_file(&entry).unwrap();
+    freshet(scene.folder(), &["ledger", "shop.orders"]).exits(3).tells(&["entry 3", "missing"]);
+    std::fs::write(&entry, bytes).unwrap();
+    freshet(scene.folder(), &["ledger"]).exits(0);
+    assert!(before == files_below(&scene.path("out")), "it wrote something");
+}
+
+#[test]
 fn wrong_usage_exits_2_and_says_how_it_goes() {
     for arguments in
         [&["show"][..], &["fly"], &["query"], &["run", "--twice"], &["query", "--format", "xml", "SELECT 1"]]
@@ -125,7 +148,7 @@ fn wrong_usage_exits_2_and_says_how_it_goes() {
 #[test]
 fn help_goes_to_stdout_and_lists_the_verbs_that_there_are() {
     let help = freshet(Scene::empty().folder(), &["--help"]).exits(0).stdout();
-    for verb in ["run", "query", "check", "show"] {
+    for verb in ["run", "backfill", "query", "check", "show", "ledger"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{verb} "))), "{help}");
     }
 }

@@ -1,0 +1,76 @@
+//! `freshet ledger`: what the ledger says of each table, and whether its chains are sound. Reads all of it, writes nothing.
+
+use crate::change::TableName;
+use crate::cli::carry::open_sink;
+use crate::cli::check::named;
+use crate::cli::summary::aligned;
+use crate::cli::{ConfigArgs, Ended, say, tell};
+use crate::clock::SystemClock;
+use crate::error::{Error, Kind, Result};
+use crate::ledger::{Ledger, State};
+
+/// Shows where each table stands in the ledger, having read every entry; writes nothing
+///
+/// Exit code 0: all chains are sound. 3: one is damaged; stderr says where and what to do.
+#[derive(Debug, clap::Args)]
+pub(super) struct LedgerArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Only these tables, as database.table
+    #[arg(value_name = "TABLE")]
+    tables: Vec<String>,
+}
+
+const HEADINGS: [&str; 9] =
+    ["table", "entries", "files", "rows", "set aside", "vanished", "held", "open", "to be merged"];
+
+pub(super) async fn ledger(args: LedgerArgs) -> Result<Ended> {
+    let config = args.config.load()?;
+    let clock = SystemClock::shared();
+    let sink = open_sink(&config, &clock)?;
+    let location = config.ledger()?;
+    let ledger = Ledger::look(location, &sink.describe(), clock).await?.ok_or_else(|| {
+        Error::user(format!("there is no ledger in {location}"))
+            .hint("the first run makes it; is `ledger` in freshet.yaml the right place?")
+    })?;
+    let wanted = |table: &TableName| args.tables.is_empty() || args.tables.iter().any(|name| named(name, table));
+    let tables: Vec<TableName> = ledger.tables().await?.into_iter().filter(wanted).collect();
+    if tables.is_empty() && !args.tables.is_empty() {
+        return Err(Error::user("the ledger has no such table").hint("name it as database.table"));
+    }
+    let mut lines = vec![HEADINGS.map(str::to_owned)];
+    let mut damaged = 0;
+    for table in &tables {
+        match ledger.peek(table).await {
+            Ok(state) => lines.push(line(table, &state)),
+            Err(error) if error.kind() == Kind::User => {
+                damaged += 1;
+                tell(&format!("damaged: {}", error.report()));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    say(&aligned(&lines))?;
+    say(&format!("ledger {} of {}, made {}\n", ledger.id(), sink.describe(), ledger.created().format("%F %T UTC")))?;
+    Ok(if damaged == 0 { Ended::Fine } else { Ended::No })
+}
+
+fn line(table: &TableName, state: &State) -> [String; 9] {
+    let unmerged: Vec<u64> = state.unmerged().map(|(_, rows)| rows).collect();
+    let merging = if state.open_merge().is_some() { ", a merge open" } else { "" };
+    let waiting = match unmerged.len() {
+        0 => "nothing".to_owned(),
+        batches => format!("{batches} batches, {} rows{merging}", unmerged.iter().sum::<u64>()),
+    };
+    [
+        table.to_string(),
+        state.head().to_string(),
+        state.files_committed().to_string(),
+        state.rows_committed().to_string(),
+        state.set_aside().len().to_string(),
+        state.files_vanished().to_string(),
+        state.held().count().to_string(),
+        state.open_intents().count().to_string(),
+        waiting,
+    ]
+}
