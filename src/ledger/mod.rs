@@ -109,19 +109,19 @@ impl Ledger {
         self.created
     }
 
-    /// The tables that have a chain, in order of their names.
+    /// The tables that have a chain, sound or not, in order of their names.
     ///
     /// # Errors
-    /// [`User`](crate::error::Kind::User) where a chain's first entry cannot be read.
+    /// [`Retry`](crate::error::Kind::Retry) where the ledger cannot be read now.
     pub async fn tables(&self) -> Result<Vec<TableName>> {
         let mut folders = Vec::new();
         for database in self.store.folders(names::TABLES).await? {
-            let database = format!("{}/{database}", names::TABLES);
-            let tables = self.store.folders(&database).await?;
-            folders.extend(tables.iter().map(|table| format!("{database}/{table}")));
+            let folder = format!("{}/{database}", names::TABLES);
+            let tables = self.store.folders(&folder).await?;
+            folders.extend(tables.into_iter().map(|table| (database.clone(), table)));
         }
         let found: Vec<Option<TableName>> = stream::iter(folders)
-            .map(|folder| self.table_in(folder))
+            .map(|(database, table)| self.table_in(database, table))
             .buffered(TABLES_IN_FLIGHT_MAX)
             .try_collect()
             .await?;
@@ -165,16 +165,30 @@ impl Ledger {
         Chain::new(self.store.clone(), names::chain_folder(table), self.pace)
     }
 
-    /// The table whose chain a folder holds; None where the folder holds no entry.
-    async fn table_in(&self, folder: String) -> Result<Option<TableName>> {
+    /// The table whose chain stands in the folder of these segments; None where that holds no entry.
+    async fn table_in(&self, database: String, table: String) -> Result<Option<TableName>> {
+        let folder = format!("{}/{database}/{table}", names::TABLES);
+        if let (Some(database), Some(table)) = (names::name_of(&database), names::name_of(&table)) {
+            // Whether the chain is sound is seen when the table runs, and is of concern to that table alone.
+            let begun = self.store.has_entry_above(&folder, 0).await?;
+            return Ok(begun.then(|| TableName::new(database, table)));
+        }
+        // The name was too long for the folder's: only the chain knows it whole.
         let Some(bytes) = self.store.read(&format!("{folder}/{}", names::entry_name(1))).await? else {
             return Ok(None);
         };
-        let place = |error: Error| error.in_file(format!("{}/{folder}", self.store.describe()));
-        match Envelope::from_bytes(1, &bytes).map_err(place)?.entry {
-            Entry::Opened(opened) => Ok(Some(opened.table)),
-            _ => Err(place(entry::damaged(1, "the chain does not begin with what opens it"))),
+        match Envelope::from_bytes(1, &bytes).map(|envelope| envelope.entry) {
+            Ok(Entry::Opened(opened)) => Ok(Some(opened.table)),
+            Ok(_) => Ok(self.pass_over(&folder, entry::damaged(1, "the chain does not begin with what opens it"))),
+            Err(error) => Ok(self.pass_over(&folder, error)),
         }
+    }
+
+    /// Tells of a chain whose table cannot be known.
+    fn pass_over(&self, folder: &str, error: Error) -> Option<TableName> {
+        let error = error.in_file(format!("{}/{folder}", self.store.describe()));
+        tracing::error!(error = error.report(), "a chain cannot be read, and is passed over");
+        None
     }
 }
 

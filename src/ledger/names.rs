@@ -16,6 +16,22 @@ pub(super) fn chain_folder(table: &TableName) -> String {
     format!("{TABLES}/{}/{}", segment(&table.database), segment(&table.table))
 }
 
+/// The name that a segment stands for; None where it was cut.
+pub(super) fn name_of(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment;
+    while let Some(first) = rest.bytes().next() {
+        let (byte, length) = match first {
+            b'%' => (u8::from_str_radix(rest.get(1..3)?, 16).ok()?, 3),
+            plain if plain.is_ascii_alphanumeric() || plain == b'-' || plain == b'_' => (plain, 1),
+            _ => return None,
+        };
+        bytes.push(byte);
+        rest = rest.get(length..)?;
+    }
+    String::from_utf8(bytes).ok().filter(|name| self::segment(name) == segment)
+}
+
 /// The name of an entry in its chain's folder: names sort as numbers do.
 pub(super) fn entry_name(number: u64) -> String {
     format!("{number:020}.json")
@@ -64,6 +80,12 @@ mod tests {
             assert!(segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_%~".contains(&b)), "{segment}");
         }
         assert_eq!(segment("x/y"), "x%2Fy");
+        for name in names.iter().filter(|name| !segment(name).contains('~')) {
+            assert_eq!(name_of(&segment(name)).as_deref(), Some(*name));
+        }
+        for foreign in ["a~b", "%", "%4", "%zz", "%FF", "%2e", "%61", "ä", ".tmp", ""] {
+            assert_eq!(name_of(foreign), None, "{foreign}");
+        }
         assert_eq!(chain_folder(&TableName::new("..", "t")), "tables/%2E%2E/t");
     }
 

@@ -33,6 +33,18 @@ async fn looking_at_a_table_writes_nothing_and_the_first_claim_opens_its_chain()
 }
 
 #[tokio::test]
+async fn a_chain_that_is_damaged_from_its_start_is_listed_and_hinders_no_other() {
+    let (store, ledger) = memory_ledger().await;
+    sample_table(&ledger).await.claim(intent("a", &["f"])).await.unwrap();
+    let other = TableName::new("db", "other");
+    ledger.table(&other, opening()).await.unwrap().claim(intent("b", &["g"])).await.unwrap();
+    put(&store, &entry_path(1), "").await;
+    assert_eq!(ledger.tables().await.unwrap(), [table(), other.clone()]);
+    assert_eq!(ledger.peek(&table()).await.unwrap_err().kind(), Kind::User);
+    assert_eq!(ledger.peek(&other).await.unwrap().head(), 2);
+}
+
+#[tokio::test]
 async fn a_claimed_or_done_file_is_refused_and_nothing_is_written() {
     let (store, ledger) = memory_ledger().await;
     let (mut one, mut two) = (sample_table(&ledger).await, sample_table(&ledger).await);
