@@ -41,6 +41,29 @@ pub(super) fn find<'a>(columns: &'a [Column], name: &str) -> Option<&'a Column> 
     columns.iter().find(|column| same(&column.name, name))
 }
 
+/// The key's columns as the log has them.
+///
+/// # Errors
+/// [`User`](crate::error::Kind::User) where there is no key, or the log lacks one of its columns.
+pub(super) fn key_columns(key: &[String], log: &[Column]) -> Result<Vec<Column>> {
+    if key.is_empty() {
+        return Err(Error::user("mode merge needs a key").hint("name the key columns under `key`"));
+    }
+    let found = key.iter().map(|name| {
+        find(log, name).cloned().ok_or_else(|| {
+            Error::user(format!("the key column `{name}` is not among the columns of the rows"))
+                .hint("`key` names columns of the SQL's output")
+        })
+    });
+    found.collect()
+}
+
+/// The columns of tombstones: a key and the sequence of its delete.
+pub(super) fn tombstone_columns(key: &[Column]) -> Vec<Column> {
+    let own = [column(SEQUENCE, ColumnType::String), column(LOADED_AT, ColumnType::Timestamp)];
+    key.iter().cloned().chain(own).collect()
+}
+
 /// The Arrow schema of columns; every column is nullable.
 pub(super) fn arrow_schema(columns: &[Column]) -> SchemaRef {
     let fields = columns.iter().map(|column| Field::new(&column.name, column.column_type.to_arrow(), true));

@@ -15,6 +15,7 @@ pub mod bigquery;
 mod columns;
 pub mod delta;
 mod log_rows;
+mod part;
 mod token;
 
 /// One table at the sink.

@@ -18,7 +18,7 @@ use super::{BigQuerySink, Part, TableId, sql, tables};
 use crate::config::{Create, OnDelete};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::sink::columns::{self, column};
+use crate::sink::columns;
 use crate::sink::{Column, MergeAttempt, MergeCounts, Target};
 use crate::types::ColumnType;
 
@@ -50,7 +50,7 @@ async fn once(sink: &BigQuerySink, target: &Target, merge: &MergeAttempt) -> Res
     let columns = columns::final_columns(&log_columns, target.on_delete);
     tables::ensure(sink, target, Part::Final, &columns).await?;
     if target.on_delete == OnDelete::Remove {
-        tables::ensure(sink, target, Part::Tombstones, &tombstone_columns(&key)).await?;
+        tables::ensure(sink, target, Part::Tombstones, &columns::tombstone_columns(&key)).await?;
     }
     let (final_table, tombstones) = (sink.table(target, Part::Final), sink.table(target, Part::Tombstones));
     let merging = Merging {
@@ -77,30 +77,19 @@ async fn is_changed(sink: &BigQuerySink, log: &TableId, seen: &[Column]) -> bool
     tables::look_up(sink, log).await.is_ok_and(|now| now.is_none_or(|now| now != seen))
 }
 
-/// The key's columns as the log has them.
+/// The key's columns as the log has them, by which BigQuery must be able to merge.
 fn key(target: &Target, log: &[Column]) -> Result<Vec<Column>> {
-    if target.key.is_empty() {
-        return Err(Error::user("mode merge needs a key").hint("name the key columns under `key`"));
-    }
-    let mut out = Vec::new();
-    for name in &target.key {
-        let found = columns::find(log, name).ok_or_else(|| {
-            Error::user(format!("the key column `{name}` is not among the columns of the rows"))
-                .hint("`key` names columns of the SQL's output")
-        })?;
-        if matches!(found.column_type, ColumnType::Float64 | ColumnType::Array(_) | ColumnType::Struct(_)) {
-            let kind = &found.column_type;
-            return Err(Error::user(format!("the key column `{name}` is {kind}, by which BigQuery cannot merge"))
-                .hint(format!("CAST `{name}` in the table's SQL to DECIMAL or VARCHAR")));
+    let key = columns::key_columns(&target.key, log)?;
+    let unfit = |column: &&Column| {
+        matches!(column.column_type, ColumnType::Float64 | ColumnType::Array(_) | ColumnType::Struct(_))
+    };
+    match key.iter().find(unfit) {
+        None => Ok(key),
+        Some(Column { name, column_type }) => {
+            Err(Error::user(format!("the key column `{name}` is {column_type}, by which BigQuery cannot merge"))
+                .hint(format!("CAST `{name}` in the table's SQL to DECIMAL or VARCHAR")))
         }
-        out.push(found.clone());
     }
-    Ok(out)
-}
-
-fn tombstone_columns(key: &[Column]) -> Vec<Column> {
-    let own = [column(columns::SEQUENCE, ColumnType::String), column(columns::LOADED_AT, ColumnType::Timestamp)];
-    key.iter().cloned().chain(own).collect()
 }
 
 /// The steps of one merge.

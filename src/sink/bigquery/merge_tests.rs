@@ -7,6 +7,7 @@ use super::*;
 use crate::sink::Attempt;
 use crate::sink::bigquery::fake_rest::{Fake, job, refusal, target};
 use crate::sink::bigquery::schema;
+use crate::sink::columns::column;
 
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_700_000_000 + seconds, 0).unwrap()
@@ -38,7 +39,7 @@ fn tables(fake: &Fake) {
     let log = log_columns();
     fake.then("GET", "/tables/orders_changes", 200, resource(&log))
         .then("GET", "/tables/orders", 200, resource(&columns::final_columns(&log, OnDelete::Remove)))
-        .then("GET", "/tables/orders_tombstones", 200, resource(&tombstone_columns(&log[..1])));
+        .then("GET", "/tables/orders_tombstones", 200, resource(&columns::tombstone_columns(&log[..1])));
 }
 
 fn ran(fake: &Fake, statistics: Value) {

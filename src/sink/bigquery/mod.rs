@@ -13,6 +13,7 @@ use datafusion::prelude::SessionContext;
 use crate::clock::Clock;
 use crate::config::BigQueryConfig;
 use crate::error::Result;
+use crate::sink::part::Part;
 use crate::sink::token::Tokens;
 use crate::sink::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Rows, Sink, Target};
 
@@ -42,30 +43,6 @@ mod trouble;
 mod visible;
 mod widen;
 mod write;
-
-/// One of the tables of a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    /// Every change.
-    Changes,
-    /// The latest of each key.
-    Final,
-    /// The keys that were deleted.
-    Tombstones,
-    /// The final table with what is not merged yet.
-    Live,
-}
-
-impl Part {
-    fn suffix(self) -> &'static str {
-        match self {
-            Self::Changes => "_changes",
-            Self::Final => "",
-            Self::Tombstones => "_tombstones",
-            Self::Live => "_live",
-        }
-    }
-}
 
 /// A table or view of BigQuery; shown as `project.dataset.table`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -21,7 +21,7 @@ use super::schema::{self, Fields};
 use super::sql::{self, Layout, Wider};
 use super::trouble::Failure;
 use super::{BigQuerySink, Part, TableId, jobs, layout, widen};
-use crate::config::{Create, Mode, OnDelete};
+use crate::config::Create;
 use crate::error::{Error, Result};
 use crate::sink::columns::{self, United};
 use crate::sink::{Column, Target};
@@ -131,13 +131,8 @@ pub(super) fn gone(id: &TableId) -> Error {
 
 /// How many rows each of the target's tables has; those that are not there are left out.
 pub(super) async fn row_counts(sink: &BigQuerySink, target: &Target) -> Result<Vec<(String, u64)>> {
-    let mut parts = vec![Part::Changes];
-    if target.mode == Mode::Merge {
-        parts.push(Part::Final);
-        parts.extend((target.on_delete == OnDelete::Remove).then_some(Part::Tombstones));
-    }
     let mut out = Vec::new();
-    for part in parts {
+    for part in Part::of(target) {
         let id = sink.table(target, part);
         // A query of a table that is not there may say as well that one is not allowed to ask.
         let counted = match look_up(sink, &id).await {

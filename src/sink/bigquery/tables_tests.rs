@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::config::OnDelete;
 use crate::error::Kind;
 use crate::sink::bigquery::fake_rest::{self as fake, Fake, refusal, target};
 use crate::sink::columns::column;

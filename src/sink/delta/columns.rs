@@ -13,7 +13,7 @@ use crate::types::ColumnType;
 
 pub(super) use crate::sink::columns::{
     BATCH, DELETED, FILE_ID, LOADED_AT, OPERATION, SEQUENCE, United, added_to_changes, arrow_schema, column,
-    final_columns, find, fit, same,
+    final_columns, find, fit, key_columns, same, tombstone_columns,
 };
 
 /// Unites the columns a table has with those that are wanted, see [`columns::unite`](crate::sink::columns).

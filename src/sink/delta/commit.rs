@@ -17,12 +17,13 @@ use parquet::arrow::ParquetRecordBatchStreamBuilder;
 
 use super::DeltaSink;
 use super::columns;
-use super::place::{Part, TableFolder};
+use super::place::TableFolder;
 use super::prepare::StagedAttempt;
 use super::stage::{self, FILE_BYTES_MAX, Stage, Staged};
 use super::table::{self, TRIES};
 use super::trouble;
 use crate::error::{Error, Result};
+use crate::sink::part::Part;
 use crate::sink::{Column, CommitOutcome, Prepared, Target};
 
 /// One intent, ready to be committed.

@@ -20,17 +20,17 @@ use deltalake::{DeltaTable, DeltaTableError};
 
 use super::DeltaSink;
 use super::changes::{self, IS_DELETE};
-use super::columns::{self, column, same};
+use super::columns::{self, same};
 use super::evolve::{self, Wanted};
-use super::place::{Part, TableFolder};
+use super::place::TableFolder;
 use super::slices::Slice;
 use super::table::{self, TRIES};
 use super::trouble;
 use crate::config::OnDelete;
 use crate::error::{Error, Result};
 use crate::failpoint;
+use crate::sink::part::Part;
 use crate::sink::{Column, MergeAttempt, MergeCounts, Target};
-use crate::types::ColumnType;
 
 /// Rows of the log that one slice of a merge may have, to begin with.
 const SLICE_ROWS: usize = 1_000_000;
@@ -132,7 +132,7 @@ impl<'a> Once<'a> {
         let log_folder = self.sink.folder(self.target, Part::Changes);
         let log = table::open_existing(&log_folder).await?;
         let log_columns = columns::of_table(&log)?;
-        let key = self.key(&log_columns)?;
+        let key = columns::key_columns(&self.target.key, &log_columns)?;
         let batches = &self.merge.batches;
         let Some(latest) = changes::latest(&log_folder, &log, batches, &key, self.slice, self.session).await? else {
             return Ok(MergeCounts::default());
@@ -147,18 +147,6 @@ impl<'a> Once<'a> {
         self.merge_final(&folder, table, rows, &key, has_deletes).await
     }
 
-    /// The key's columns as the log has them.
-    fn key(&self, log: &[Column]) -> Result<Vec<Column>> {
-        let missing = |name: &String| {
-            Error::user(format!("the key column `{name}` is not among the columns of the rows"))
-                .hint("`key` names columns of the SQL's output")
-        };
-        if self.target.key.is_empty() {
-            return Err(Error::user("mode merge needs a key").hint("name the key columns under `key`"));
-        }
-        self.target.key.iter().map(|name| columns::find(log, name).cloned().ok_or_else(|| missing(name))).collect()
-    }
-
     async fn evolved(&self, folder: &TableFolder, columns: Vec<Column>) -> Result<DeltaTable> {
         let bounded = self.target.key.clone();
         let wanted = Wanted { columns, bounded, clock: self.sink.clock.as_ref() };
@@ -170,10 +158,7 @@ impl<'a> Once<'a> {
     async fn bury(&self, latest: &DataFrame, key: &[Column]) -> Result<(DataFrame, bool), Setback> {
         let folder = self.sink.folder(self.target, Part::Tombstones);
         let failed = |cause| trouble::query(&folder, "merged into", cause);
-        let mut wanted = key.to_vec();
-        wanted.push(column(columns::SEQUENCE, ColumnType::String));
-        wanted.push(column(columns::LOADED_AT, ColumnType::Timestamp));
-        let tombstones = self.evolved(&folder, wanted).await?;
+        let tombstones = self.evolved(&folder, columns::tombstone_columns(key)).await?;
         let stones = columns::of_table(&tombstones)?;
         let deletes = latest.clone().filter(ident(IS_DELETE)).map_err(failed)?;
         let any = deletes.clone().limit(0, Some(1)).map_err(failed)?.count().await.map_err(failed)? > 0;

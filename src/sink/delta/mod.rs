@@ -11,10 +11,10 @@ use async_trait::async_trait;
 use datafusion::prelude::SessionContext;
 use futures::future::BoxFuture;
 
-use self::place::{Part, TableFolder};
+use self::place::TableFolder;
 use crate::clock::Clock;
-use crate::config::{Mode, OnDelete};
 use crate::error::Result;
+use crate::sink::part::Part;
 use crate::sink::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Rows, Sink, Target};
 
 mod changes;
@@ -119,13 +119,8 @@ fn merged<'a>(
 
 fn counted<'a>(sink: &'a DeltaSink, target: &'a Target) -> BoxFuture<'a, Result<Vec<(String, u64)>>> {
     Box::pin(async move {
-        let mut parts = vec![Part::Changes];
-        if target.mode == Mode::Merge {
-            parts.push(Part::Final);
-            parts.extend((target.on_delete == OnDelete::Remove).then_some(Part::Tombstones));
-        }
         let mut out = Vec::new();
-        for part in parts {
+        for part in Part::of(target) {
             let folder = sink.folder(target, part);
             if let Some(table) = table::open(&folder).await? {
                 out.push((folder.name.clone(), table::row_count(&folder, &table)?));

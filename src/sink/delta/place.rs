@@ -11,33 +11,15 @@ use crate::change::TableName;
 use crate::config::OnDelete;
 use crate::error::{Error, Result};
 use crate::sink::Target;
+use crate::sink::part::Part;
 
-/// Which of a target's tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
-    /// `<table>_changes`: the change log.
-    Changes,
-    /// `<table>`: one row per key.
-    Final,
-    /// `<table>_tombstones`: keys that were deleted, each with the sequence of its delete.
-    Tombstones,
-}
-
-impl Part {
-    fn suffix(self) -> &'static str {
-        match self {
-            Self::Changes => "_changes",
-            Self::Final => "",
-            Self::Tombstones => "_tombstones",
-        }
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Changes => "changes",
-            Self::Final => "final",
-            Self::Tombstones => "tombstones",
-        }
+/// What a table's properties call a part.
+fn word(part: Part) -> &'static str {
+    match part {
+        Part::Changes => "changes",
+        Part::Final => "final",
+        Part::Tombstones => "tombstones",
+        Part::Live => "live",
     }
 }
 
@@ -82,7 +64,7 @@ fn binding(target: &Target, part: Part) -> BTreeMap<String, String> {
     let quoted = |names: &[&str]| serde_json::Value::from(names.to_vec()).to_string();
     let source = quoted(&[&target.source.database, &target.source.table]);
     let mut out =
-        BTreeMap::from([("freshet.source".to_owned(), source), ("freshet.part".to_owned(), part.word().to_owned())]);
+        BTreeMap::from([("freshet.source".to_owned(), source), ("freshet.part".to_owned(), word(part).to_owned())]);
     if part != Part::Changes {
         let key: Vec<_> = target.key.iter().map(|name| name.to_lowercase()).collect();
         let key: Vec<_> = key.iter().map(String::as_str).collect();

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::DeltaSink;
 use super::columns;
 use super::evolve::{self, Wanted};
-use super::place::Part;
 use super::stage::{FILE_BYTES_MAX, Stage, Staged};
 use crate::error::{Error, Result};
 use crate::sink::columns::same;
 use crate::sink::log_rows::{self, LogRows};
+use crate::sink::part::Part;
 use crate::sink::{Attempt, Prepared, Rows, Target};
 
 /// What [`Prepared::staged`] holds.

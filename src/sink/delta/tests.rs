@@ -18,12 +18,12 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::DeltaSink;
 use super::columns::column;
-use super::place::Part;
 use super::table;
 use crate::change::TableName;
 use crate::clock::StillClock;
 use crate::config::{Mode, OnDelete, StorageConfig};
 use crate::error::{Error, Kind};
+use crate::sink::part::Part;
 use crate::sink::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Rows, Sink, Target};
 use crate::types::ColumnType;
 
