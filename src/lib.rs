@@ -4,11 +4,9 @@
 
 // Values, without I/O.
 pub mod error;
-mod planted;
 // ↓
 pub mod clock;
-pub mod failpoint;
-pub mod types;
+pub mod trial;
 // ↓
 pub mod change;
 
@@ -37,6 +35,3 @@ pub mod adhoc;
 pub mod observe;
 // ↓
 pub mod cli;
-
-#[cfg(test)]
-mod simulation;

@@ -188,11 +188,7 @@ impl AdHoc {
 
     fn unknown_table(&self, name: &TableReference) -> Error {
         let all: Vec<String> = self.tables.keys().map(ToString::to_string).collect();
-        let hint = match place::nearest(&name.to_string(), &all) {
-            Some(near) => format!("did you mean {near}?"),
-            None => format!("found were {}", all.join(", ")),
-        };
-        Error::user(format!("there is no table `{name}`")).hint(hint)
+        Error::user(format!("there is no table `{name}`")).hint(place::table_hint(&name.to_string(), &all))
     }
 
     fn schema(&self, name: &str) -> Result<Arc<dyn SchemaProvider>> {

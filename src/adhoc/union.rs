@@ -11,8 +11,8 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use crate::catalog::opened::OpenedFile;
 use crate::catalog::table::{ChangeTable, ReadRules, TableShape};
 use crate::change::TableName;
+use crate::change::types::ColumnType;
 use crate::error::{Error, Result};
-use crate::types::ColumnType;
 
 /// A column of the united input.
 struct United {

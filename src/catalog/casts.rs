@@ -8,8 +8,8 @@ use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 use arrow::datatypes::DataType;
 
 use crate::catalog::bits;
+use crate::change::types::ColumnType;
 use crate::error::{Error, Result};
-use crate::types::ColumnType;
 
 /// A value that an override could not carry over.
 #[derive(Debug)]

@@ -9,10 +9,10 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimestampMicrosecondType};
 
 use crate::catalog::casts;
+use crate::change::types::{ColumnType, same_name};
 use crate::change::{ChangeFile, FILE_ROWS_MAX, FileKind, Half, SequenceBase};
 use crate::config::Order;
 use crate::error::{Error, Result};
-use crate::types::{ColumnType, same_name};
 
 /// `I`, `U` or `D`; a load row is `I`.
 pub const OPERATION: &str = "_cdc_operation";

@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Schema};
 
 use crate::catalog::cdc::{ControlColumns, DMS_BEFORE_IMAGE, Source, find_column};
 use crate::error::{Error, Result};
-use crate::planted::Planted;
+use crate::trial::planted::Planted;
 
 /// Which columns hold which before-images in one file.
 #[derive(Debug, Clone)]

@@ -21,8 +21,8 @@ use crate::catalog::cdc::{CdcColumns, CdcRules, ControlColumns, Source, find_col
 use crate::catalog::opened::{OpenedFile, RawRows, ReadRequest};
 use crate::catalog::split::SplitRules;
 use crate::change::FileKind;
+use crate::change::types::{ColumnType, same_name};
 use crate::error::{Error, Result};
-use crate::types::{ColumnType, same_name};
 
 /// How the files of a table are read: what the configuration says of its source side.
 #[derive(Debug, Clone)]
@@ -178,18 +178,6 @@ impl TableProvider for ChangeTable {
     }
 
     async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        self.scan_now(state, projection, filters, limit)
-    }
-}
-
-impl ChangeTable {
-    fn scan_now(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::change::types::ColumnType;
 use crate::change::{ChangeFile, TableName};
-use crate::types::ColumnType;
 
 /// Change files of one table that go through together.
 #[derive(Debug, Clone, PartialEq, Eq)]

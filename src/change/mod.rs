@@ -1,14 +1,16 @@
-//! What a change file is: its table, identity, kind and time, and the order of the changes in it.
+//! What a change file is: its table, identity, kind and time, the order of the changes in it, and their types.
 
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::change::types::same_name;
 use crate::error::{Error, Result};
-use crate::planted::Planted;
+use crate::trial::planted::Planted;
 
 pub mod batch;
+pub mod types;
 
 /// A table of the source: its database (DMS calls it the schema) and its name, as the source spells them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,6 +25,11 @@ impl TableName {
     /// The table `table` of `database`.
     pub fn new(database: impl Into<String>, table: impl Into<String>) -> Self {
         Self { database: database.into(), table: table.into() }
+    }
+
+    /// Whether `name`, as `database.table`, is its name, without regard to case.
+    pub fn is_named(&self, name: &str) -> bool {
+        same_name(name, &self.to_string())
     }
 }
 

@@ -2,14 +2,12 @@
 
 use chrono::NaiveDate;
 
+use crate::change::TableName;
 use crate::cli::carry::{Ready, once};
-use crate::cli::{ConfigArgs, Ended};
-use crate::config::Config;
+use crate::cli::{ConfigArgs, Ended, demand_tables};
 use crate::error::{Error, Result};
 use crate::observe::progress;
 use crate::source::{self, Span};
-use crate::transform::place::nearest;
-use crate::types::same_name;
 
 /// Carries the files of tables and days that are not carried yet, found by listing the source
 ///
@@ -33,31 +31,19 @@ pub(super) struct BackfillArgs {
 
 pub(super) async fn backfill(args: BackfillArgs) -> Result<Ended> {
     let config = args.config.load()?;
-    demand_tables(&config, &args.tables)?;
+    if config.unlisted.is_none() {
+        let listed: Vec<TableName> = config.tables.keys().cloned().collect();
+        demand_tables(&args.tables, &listed, "the configuration lists")?;
+    }
     if args.to < args.from {
         return Err(Error::user(format!("--to {} is before --from {}", args.to, args.from))
             .hint("name the first day, then the last one"));
     }
     let ready = Ready::of(config).await?;
     let span = Span { tables: args.tables, from: Some(args.from), to: Some(args.to) };
-    let tables = ready.ledger.tables().await?.into_iter().filter(|table| span.names(table)).collect();
-    let source = source::listed(&ready.config, None, span, ready.known().await?).await?;
+    let tables: Vec<TableName> = ready.ledger.tables().await?.into_iter().filter(|table| span.names(table)).collect();
+    let known = ready.known(&tables).await?;
+    let source = source::listed(&ready.config, None, span, known).await?;
     let tables_at_once = ready.config.pipeline.tables_at_once;
     once(ready.pipeline(source.as_ref(), progress::for_stderr().into(), tables_at_once), source, tables).await
-}
-
-/// Demands that the configuration lists every table, where it lists any.
-fn demand_tables(config: &Config, names: &[String]) -> Result<()> {
-    if config.unlisted.is_some() {
-        return Ok(());
-    }
-    let listed: Vec<String> = config.tables.keys().map(ToString::to_string).collect();
-    let Some(unknown) = names.iter().find(|name| !listed.iter().any(|table| same_name(name, table))) else {
-        return Ok(());
-    };
-    let hint = match nearest(unknown, &listed) {
-        Some(near) => format!("did you mean {near}?"),
-        None => format!("it lists {}", listed.join(", ")),
-    };
-    Err(Error::user(format!("the configuration lists no table `{unknown}`")).hint(hint))
 }

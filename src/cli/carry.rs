@@ -13,7 +13,6 @@ use crate::cli::{Ended, say, tell};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, SinkConfig};
 use crate::error::{Error, Kind, Result};
-use crate::failpoint;
 use crate::ledger::{Ledger, State};
 use crate::pipeline::report::Observer;
 use crate::pipeline::{Pipeline, memory_of, staging_of};
@@ -23,6 +22,7 @@ use crate::sink::delta::DeltaSink;
 use crate::source::folder::{KnownFiles, NothingKnown};
 use crate::source::{Delivery, Source};
 use crate::storage::S3Location;
+use crate::trial::failpoint;
 
 /// Most deliveries of one run.
 const DELIVERIES_MAX: usize = 500_000;
@@ -47,12 +47,12 @@ impl Ready {
         Ok(Self { config, clock, ledger, sink, shutdown })
     }
 
-    /// The files on record, for a source that would have to read them to know them.
-    pub(super) async fn known(&self) -> Result<Arc<dyn KnownFiles>> {
+    /// The files of these tables on record, for a source that would have to read them to know them.
+    pub(super) async fn known(&self, tables: &[TableName]) -> Result<Arc<dyn KnownFiles>> {
         if S3Location::is_meant_by(&self.config.source.files) {
             return Ok(Arc::new(NothingKnown));
         }
-        Ok(Arc::new(LedgerFiles::read(&self.ledger).await?))
+        Ok(Arc::new(LedgerFiles::read(&self.ledger, tables).await))
     }
 
     /// The pipeline for files of this source, of so many tables at once.
@@ -150,13 +150,13 @@ fn end_on_signals(shutdown: &CancellationToken) -> Result<()> {
 struct LedgerFiles(Vec<State>);
 
 impl LedgerFiles {
-    async fn read(ledger: &Ledger) -> Result<Self> {
+    async fn read(ledger: &Ledger, tables: &[TableName]) -> Self {
         let mut states = Vec::new();
-        for table in ledger.tables().await? {
+        for table in tables {
             // A damaged chain stops its table when that runs; here it only means that nothing is known.
-            states.extend(ledger.peek(&table).await.ok());
+            states.extend(ledger.peek(table).await.ok());
         }
-        Ok(Self(states))
+        Self(states)
     }
 }
 

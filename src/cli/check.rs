@@ -7,13 +7,12 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use crate::adhoc::AdHoc;
 use crate::catalog::opened::OpenedFile;
 use crate::change::TableName;
-use crate::cli::{ConfigArgs, Ended, say, tell};
+use crate::cli::{ConfigArgs, Ended, demand_tables, say, tell};
 use crate::config::{Config, Mode, Order};
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::{rows, setup};
 use crate::transform::place;
 use crate::transform::planned::Planned;
-use crate::types::same_name;
 
 /// Files of each table whose schemas are looked at: the oldest and the newest ones.
 const FILES_LOOKED_AT: usize = 6;
@@ -36,15 +35,14 @@ pub(super) async fn check(args: CheckArgs) -> Result<Ended> {
     config.ledger()?;
     let found = AdHoc::find(config.clone()).await?;
     found.left().iter().for_each(|error| tell(&format!("left: {}", error.report())));
-    let wanted = |table: &TableName| args.tables.is_empty() || args.tables.iter().any(|name| named(name, table));
+    let wanted = |table: &TableName| args.tables.is_empty() || args.tables.iter().any(|name| table.is_named(name));
     let mut tables: Vec<TableName> = config.tables.keys().cloned().collect();
     tables.extend(found.tables().map(|(table, _)| table.clone()).filter(|table| config.table(table).is_some()));
     tables.sort_unstable();
-    tables.dedup_by(|one, two| named(&one.to_string(), two));
+    tables.dedup_by(|one, two| two.is_named(&one.to_string()));
+    demand_tables(&args.tables, &tables, "there is")?;
     let mut refused = 0;
-    let mut checked = 0;
     for table in tables.iter().filter(|table| wanted(table)) {
-        checked += 1;
         match check_table(&config, &found, table).await {
             Ok(line) => say(&line)?,
             Err(error) if matches!(error.kind(), Kind::User | Kind::Data) => {
@@ -61,15 +59,7 @@ pub(super) async fn check(args: CheckArgs) -> Result<Ended> {
         let near = near.map_or_else(String::new, |near| format!("; did you mean it by `{near}`?"));
         tell(&format!("note: {files} files of {table} are left, as `databases` does not list it{near}"));
     }
-    if checked == 0 {
-        return Err(Error::user("there is no such table").hint("name it as database.table"));
-    }
     Ok(if refused == 0 { Ended::Fine } else { Ended::No })
-}
-
-/// Whether this is the table's name, without regard to case.
-pub(super) fn named(name: &str, table: &TableName) -> bool {
-    same_name(name, &table.to_string())
 }
 
 async fn check_table(config: &Config, found: &AdHoc, table: &TableName) -> Result<String> {

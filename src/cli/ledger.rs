@@ -1,10 +1,10 @@
-//! `freshet ledger`: what the ledger says of each table, and whether its chains are sound. Reads all of it, writes nothing.
+//! `freshet ledger`: what the ledger says of each table, and whether its chains are sound. Reads all of it, writes
+//! nothing.
 
 use crate::change::TableName;
 use crate::cli::carry::open_sink;
-use crate::cli::check::named;
 use crate::cli::summary::aligned;
-use crate::cli::{ConfigArgs, Ended, say, tell};
+use crate::cli::{ConfigArgs, Ended, demand_tables, say, tell};
 use crate::clock::SystemClock;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Ledger, State};
@@ -33,14 +33,12 @@ pub(super) async fn ledger(args: LedgerArgs) -> Result<Ended> {
         Error::user(format!("there is no ledger in {location}"))
             .hint("the first run makes it; is `ledger` in freshet.yaml the right place?")
     })?;
-    let wanted = |table: &TableName| args.tables.is_empty() || args.tables.iter().any(|name| named(name, table));
-    let tables: Vec<TableName> = ledger.tables().await?.into_iter().filter(wanted).collect();
-    if tables.is_empty() && !args.tables.is_empty() {
-        return Err(Error::user("the ledger has no such table").hint("name it as database.table"));
-    }
+    let all = ledger.tables().await?;
+    demand_tables(&args.tables, &all, "the ledger has")?;
+    let wanted = |table: &&TableName| args.tables.is_empty() || args.tables.iter().any(|name| table.is_named(name));
     let mut lines = vec![HEADINGS.map(str::to_owned)];
     let mut damaged = 0;
-    for table in &tables {
+    for table in all.iter().filter(wanted) {
         match ledger.peek(table).await {
             Ok(state) => lines.push(line(table, &state)),
             Err(error) if error.kind() == Kind::User => {

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::change::TableName;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, chain};
-use crate::failpoint;
 use crate::observe::log;
+use crate::transform::place::table_hint;
+use crate::trial::failpoint;
 
 mod backfill;
 mod carry;
@@ -74,14 +76,14 @@ pub fn main() -> ExitCode {
     // clap ends the process itself for --help (0) and wrong usage (2).
     let cli = Cli::parse();
     log::start(!matches!(&cli.verb, Verb::Run(args) if args.is_daemon()));
+    if let Err(error) = std::env::var(failpoint::VARIABLE).map_or(Ok(()), |text| failpoint::arm(&text)) {
+        return fail(&error);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(cause) => return fail(&Error::retry("the async runtime cannot be started").because(cause)),
     };
     let ended = runtime.block_on(async {
-        if let Ok(text) = std::env::var(failpoint::VARIABLE) {
-            failpoint::arm(&text)?;
-        }
         match cli.verb {
             Verb::Run(args) => Box::pin(run::run(args)).await,
             Verb::Backfill(args) => Box::pin(backfill::backfill(args)).await,
@@ -120,6 +122,19 @@ fn fail(error: &Error) -> ExitCode {
 fn is_broken_pipe(error: &Error) -> bool {
     let is_pipe = |io: &std::io::Error| io.kind() == std::io::ErrorKind::BrokenPipe;
     chain(error).any(|cause| cause.downcast_ref().is_some_and(is_pipe))
+}
+
+/// The one of these tables that has this name; where none has, `place` begins the sentence: `there is`.
+fn table_named<'a>(name: &str, tables: &'a [TableName], place: &str) -> Result<&'a TableName> {
+    tables.iter().find(|table| table.is_named(name)).ok_or_else(|| {
+        let all: Vec<String> = tables.iter().map(ToString::to_string).collect();
+        Error::user(format!("{place} no table `{name}`")).hint(table_hint(name, &all))
+    })
+}
+
+/// Demands that each of these names is that of one of these tables.
+fn demand_tables(names: &[String], tables: &[TableName], place: &str) -> Result<()> {
+    names.iter().try_for_each(|name| table_named(name, tables, place).map(|_| ()))
 }
 
 /// A line for people, on stderr.

@@ -32,10 +32,11 @@ impl RunArgs {
 
 pub(super) async fn run(args: RunArgs) -> Result<Ended> {
     let ready = Ready::of(args.config.load()?).await?;
-    let source = source::open(&ready.config, ready.ledger.created(), ready.known().await?, &ready.clock).await?;
+    let tables = ready.ledger.tables().await?;
+    let known = ready.known(&tables).await?;
+    let source = source::open(&ready.config, ready.ledger.created(), known, &ready.clock).await?;
     if args.once {
         let tables_at_once = ready.config.pipeline.tables_at_once;
-        let tables = ready.ledger.tables().await?;
         let pipeline = ready.pipeline(source.as_ref(), progress::for_stderr().into(), tables_at_once);
         return once(pipeline, source, tables).await;
     }

@@ -7,11 +7,11 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use crate::adhoc::AdHoc;
 use crate::change::TableName;
 use crate::cli::carry::open_sink;
-use crate::cli::check::{named, plan_all};
-use crate::cli::{ConfigArgs, Ended, say};
+use crate::cli::check::plan_all;
+use crate::cli::{ConfigArgs, Ended, say, table_named};
 use crate::clock::SystemClock;
 use crate::config::{Config, Mode};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ledger::{Ledger, State};
 use crate::pipeline::{rows, setup};
 
@@ -35,13 +35,7 @@ pub(super) async fn show(args: ShowArgs) -> Result<Ended> {
     let found = AdHoc::find(config.clone()).await?;
     let all: Vec<TableName> =
         config.tables.keys().cloned().chain(found.tables().map(|(table, _)| table.clone())).collect();
-    let table = all.iter().find(|table| named(&args.table, table)).ok_or_else(|| {
-        let names: Vec<String> = all.iter().map(ToString::to_string).collect();
-        let near = crate::transform::place::nearest(&args.table, &names);
-        let hint =
-            near.map_or_else(|| format!("there are {}", names.join(", ")), |near| format!("did you mean {near}?"));
-        Error::user(format!("there is no table `{}`", args.table)).hint(hint)
-    })?;
+    let table = table_named(&args.table, &all, "there is")?;
     say(&configuration(&config, table))?;
     say(&transform(&config, &found, table).await?)?;
     say(&standing(&config, table).await?)?;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::change::TableName;
 use crate::change::batch::BatchLimits;
+use crate::change::types::{ColumnType, same_name};
 use crate::error::{Error, Result};
-use crate::types::{ColumnType, same_name};
 
 mod bigquery;
 mod checks;
@@ -103,8 +103,7 @@ impl Config {
 
     /// The table's name at the sink: its `target`, else its own in the dataset that the sink gives its database.
     pub fn target_name(&self, table: &TableName, config: &TableConfig) -> TableName {
-        let own = || TableName::new(SinkConfig::dataset(self.sink.as_ref(), &table.database), &table.table);
-        config.target.clone().unwrap_or_else(own)
+        SinkConfig::target(self.sink.as_ref(), table, config)
     }
 }
 
@@ -156,6 +155,12 @@ impl SinkConfig {
             Some(Self::BigQuery(bigquery)) => bigquery.dataset.of(database),
             Some(Self::Delta { .. }) | None => database.to_owned(),
         }
+    }
+
+    /// The name of a table's target at this sink.
+    fn target(sink: Option<&Self>, table: &TableName, config: &TableConfig) -> TableName {
+        let own = || TableName::new(Self::dataset(sink, &table.database), &table.table);
+        config.target.clone().unwrap_or_else(own)
     }
 }
 

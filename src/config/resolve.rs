@@ -13,8 +13,8 @@ use super::{
 };
 use crate::change::TableName;
 use crate::change::batch::BatchLimits;
+use crate::change::types::ColumnType;
 use crate::error::{Error, Result};
-use crate::types::ColumnType;
 
 const DEFAULT_KEYS: [&str; 8] =
     ["key", "mode", "on_delete", "delete_when", "order", "timestamp_column", "auto_schema", "csv"];
@@ -220,8 +220,7 @@ fn databases(
                 return Err(item.error("is listed twice").hint("write the table once, with all its keys"));
             }
             let config = listed(&item, &dataset, defaults, folder)?;
-            let target = config.target.clone().unwrap_or_else(|| TableName::new(&dataset, &name.table));
-            written.add(&item, &target, config.mode)?;
+            written.add(&item, &SinkConfig::target(sink, &name, &config), config.mode)?;
             out.insert(name, config);
         }
     }

@@ -17,8 +17,8 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::pipeline::Pipeline;
 use crate::pipeline::report::Progress;
-use crate::planted::Planted;
 use crate::source::{Delivery, Received, Source};
+use crate::trial::planted::Planted;
 
 mod agenda;
 mod circuit;
@@ -300,5 +300,7 @@ impl Daemon {
 
 #[cfg(test)]
 mod outage_tests;
+#[cfg(test)]
+pub(crate) mod simulation;
 #[cfg(test)]
 mod tests;

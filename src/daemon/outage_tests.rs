@@ -14,10 +14,11 @@ use crate::catalog::inflate::Staging;
 use crate::catalog::opened::Opener;
 use crate::catalog::samples::{ROOMY, Shelf};
 use crate::change::TableName;
+use crate::clock::SystemClock;
+use crate::daemon::simulation::store::LivedStore;
 use crate::pipeline::tests::fake::{FakeSink, Told, World};
-use crate::simulation::life::Life;
-use crate::simulation::store::LivedStore;
 use crate::source::sqs::fake::{FakeQueue, event};
+use crate::trial::life::Life;
 
 const TABLES: usize = 20;
 /// A file comes so often, of one table after the other.
@@ -61,10 +62,10 @@ async fn after_six_hours_without_its_sink_the_daemon_has_lost_nothing_set_nothin
     (0..TABLES).for_each(|number| world.list(table(number)));
     let sink = Arc::new(FakeSink::default());
     *sink.outage.lock().unwrap() = Some((begun + OUTAGE_BEGINS, begun + OUTAGE_BEGINS + OUTAGE));
-    let queue = FakeQueue::patient(RECEIVES_MAX);
+    let queue = FakeQueue::patient(Some(RECEIVES_MAX));
     let store: Arc<dyn ObjectStore> =
         Arc::new(LivedStore { inner: Arc::clone(&world.shelf.store), life: Arc::new(Life::easy()) });
-    let source = Arc::new(queue.source(Arc::clone(&store)).await);
+    let source = Arc::new(queue.source(Arc::clone(&store), SystemClock::shared()).await);
     let mut pipeline = world.pipeline(&sink, &Arc::new(Told::default())).await;
     pipeline.opener = Opener::new(store, Staging::new(ROOMY));
     let shutdown = CancellationToken::new();

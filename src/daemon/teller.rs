@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::error::Result;
-use crate::failpoint;
 use crate::source::{Delivery, Source};
+use crate::trial::failpoint;
 
 /// Words that may wait to be told.
 const WAITING_MAX: usize = 64;

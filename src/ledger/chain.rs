@@ -11,7 +11,7 @@ use super::names;
 use super::state::State;
 use super::store::{Created, Store};
 use crate::error::{Error, Kind, Result};
-use crate::planted::Planted;
+use crate::trial::planted::Planted;
 
 /// How many entries are read side by side.
 const READS_IN_FLIGHT_MAX: u64 = 16;

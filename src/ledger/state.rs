@@ -10,7 +10,7 @@ use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
 use crate::change::{ChangeFile, FileId};
 use crate::config::{Mode, TargetRules};
 use crate::error::{Error, Result};
-use crate::planted::Planted;
+use crate::trial::planted::Planted;
 
 use super::entry::{Entry, FileEntry, Intent, Opened, damaged};
 

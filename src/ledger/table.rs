@@ -10,7 +10,7 @@ use crate::change::{ChangeFile, FileId, TableName};
 use crate::clock::Clock;
 use crate::config::Order;
 use crate::error::{Error, Result};
-use crate::planted::Planted;
+use crate::trial::planted::Planted;
 
 use super::Ledger;
 use super::chain::{Chain, Written, next};

@@ -15,12 +15,12 @@ use crate::change::batch::CommitOutcome;
 use crate::clock::Clock;
 use crate::config::{CsvConfig, TargetRules};
 use crate::error::{Error, Kind, Result};
-use crate::failpoint;
 use crate::ledger::{Claim, FileEntry, FileState, Intent};
 use crate::pipeline::report::TableReport;
 use crate::pipeline::rows::{self, Group};
 use crate::pipeline::table_run::{TableRun, patiently};
-use crate::planted::Planted;
+use crate::trial::failpoint;
+use crate::trial::planted::Planted;
 
 /// Files opened at once.
 const FILES_AT_ONCE: usize = 4;

@@ -15,12 +15,12 @@ use crate::catalog::casts;
 use crate::catalog::cdc::{HIDDEN_FILE_ID, HIDDEN_ROW, hidden_rows, row_number};
 use crate::catalog::opened::OpenedFile;
 use crate::change::batch::Column;
+use crate::change::types::{ColumnType, same_name};
 use crate::change::{FileId, TableName};
 use crate::error::{Error, Result};
 use crate::sink::Rows;
 use crate::transform::place;
 use crate::transform::planned::Planned;
-use crate::types::{ColumnType, same_name};
 
 /// Files of one schema and the transform planned for it.
 pub struct Group {

@@ -14,16 +14,16 @@ use crate::change::{ChangeFile, FileId, TableName};
 use crate::clock::Clock;
 use crate::config::{Mode, TableConfig, TargetRules};
 use crate::error::{Error, Kind, Result};
-use crate::failpoint;
 use crate::ledger::{FileEntry, FileState, TableLedger};
 use crate::pipeline::Pipeline;
 use crate::pipeline::report::{Progress, TableReport};
 use crate::pipeline::setup;
-use crate::planted::Planted;
 use crate::sink::{Sink, Target};
 use crate::transform::descriptions::descriptions;
 use crate::transform::place::UNKNOWN_COLUMN;
 use crate::transform::planned::{Planned, Transform};
+use crate::trial::failpoint;
+use crate::trial::planted::Planted;
 
 /// Tries of a step that another time may succeed.
 const TRIES_MAX: u32 = 4;

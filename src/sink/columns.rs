@@ -6,10 +6,10 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, ListArray, StructArray, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use crate::change::types::ColumnType;
 use crate::config::OnDelete;
 use crate::error::{Error, Result};
 use crate::sink::Column;
-use crate::types::ColumnType;
 
 /// The attempt that wrote the row.
 pub(super) const BATCH: &str = "_cdc_batch";
@@ -34,7 +34,7 @@ pub(super) fn added_to_changes() -> [Column; 3] {
     [column(BATCH, ColumnType::String), column(LOADED_AT, ColumnType::Timestamp), column(FILE_ID, ColumnType::Bytes)]
 }
 
-pub(super) use crate::types::same_name as same;
+pub(super) use crate::change::types::same_name as same;
 
 /// The column of that name.
 pub(super) fn find<'a>(columns: &'a [Column], name: &str) -> Option<&'a Column> {

@@ -6,10 +6,10 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray
 use arrow::datatypes::SchemaRef;
 
 use super::columns::{self, same};
+use crate::change::types::ColumnType;
 use crate::config::Mode;
 use crate::error::{Error, Result};
 use crate::sink::{Attempt, Column, Target};
-use crate::types::ColumnType;
 
 /// Columns must differ by more than case, and the sink's own names are taken.
 pub(super) fn check_names(target: &Target, rows: &[Column]) -> Result<()> {

@@ -3,7 +3,6 @@
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 
 use crate::change::TableName;
-use crate::types::same_name;
 
 /// Which files are wanted; by default all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,7 +18,7 @@ pub struct Span {
 impl Span {
     /// Whether the table is one of its tables.
     pub fn names(&self, table: &TableName) -> bool {
-        self.tables.is_empty() || self.tables.iter().any(|name| same_name(name, &table.to_string()))
+        self.tables.is_empty() || self.tables.iter().any(|name| table.is_named(name))
     }
 
     /// Whether it has the file of `table` whose time, in ms since 1970, is this.

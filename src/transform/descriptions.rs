@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace};
 
+use crate::change::types::same_name;
 use crate::transform::names;
-use crate::types::same_name;
 
 /// No description is longer; BigQuery takes as much, see
 /// <https://cloud.google.com/bigquery/docs/reference/rest/v2/tables#TableFieldSchema>.

@@ -99,6 +99,15 @@ pub fn nearest<'a>(name: &str, names: &'a [String]) -> Option<&'a String> {
     names.iter().filter(|other| likeness(other) > 0.8).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
 }
 
+/// What to do about a `name` that is none of these tables.
+pub fn table_hint(name: &str, tables: &[String]) -> String {
+    match nearest(name, tables) {
+        Some(near) => format!("did you mean {near}?"),
+        None if tables.is_empty() => "there is none at all".to_owned(),
+        None => format!("there are {}", tables.join(", ")),
+    }
+}
+
 fn listed(columns: &[String]) -> String {
     let shown: Vec<_> = columns.iter().take(20).map(|name| format!("`{name}`")).collect();
     let more = columns.len().saturating_sub(shown.len());

@@ -16,6 +16,7 @@ use datafusion::sql::sqlparser::ast;
 use crate::catalog::cdc;
 use crate::catalog::opened::OpenedFile;
 use crate::catalog::table::{ChangeTable, ReadRules, TableShape};
+use crate::change::types::same_name;
 use crate::change::{FileKind, TableName};
 use crate::config::Order;
 use crate::error::{Error, Result};
@@ -23,7 +24,6 @@ use crate::transform::query::{self, QueryText};
 use crate::transform::rules::{self, Settled, Wanted};
 use crate::transform::trace::{self, Violation};
 use crate::transform::{bind, names, place, syntax};
-use crate::types::same_name;
 
 /// What is known of a table's transform before any file is seen.
 #[derive(Debug, Clone)]

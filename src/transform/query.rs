@@ -6,10 +6,10 @@ use arrow::datatypes::Schema;
 
 use crate::catalog::cdc;
 use crate::change::TableName;
+use crate::change::types::same_name;
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
 use crate::transform::names::quoted;
-use crate::types::same_name;
 
 /// No SQL file is longer than this.
 const SQL_BYTES_MAX: u64 = 1 << 20;

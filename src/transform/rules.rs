@@ -8,9 +8,9 @@ use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::{Expr, Volatility};
 
 use crate::catalog::cdc;
+use crate::change::types::same_name;
 use crate::config::Mode;
 use crate::transform::trace::{LatestPerKey, Traced, Violation, bare};
-use crate::types::same_name;
 
 /// Columns that the sink adds; no output may have their names.
 const SINK_COLUMNS: [&str; 4] = ["_cdc_batch", "_cdc_loaded_at", "_cdc_file_id", "_cdc_deleted"];

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use freshet::change::types::ColumnType;
 use freshet::config::{BigQueryConfig, Create, DatasetName};
 use freshet::sink::{Column, Rows};
-use freshet::types::ColumnType;
 
 /// The configuration for a server with these endpoints.
 pub(crate) fn config(project: &str, location: &str, rest: &str, grpc: &str) -> BigQueryConfig {

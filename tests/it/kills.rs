@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::Stdio;
 
-use freshet::failpoint::{self, Failpoint};
+use freshet::trial::failpoint::{self, Failpoint};
 
 use crate::binary::{self, Ended, Running, number_asked_for};
 use crate::change_files::{Change, parquet};
@@ -138,14 +138,14 @@ fn kill_at(place: Place, failpoint: Failpoint, round: usize) {
 #[test]
 fn killed_between_any_two_steps_delta_has_each_change_once() {
     for round in 0..number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS) {
-        failpoint::ALL.into_iter().for_each(|failpoint| kill_at(Place::Delta, failpoint, round));
+        failpoint::ALL.iter().copied().for_each(|failpoint| kill_at(Place::Delta, failpoint, round));
     }
 }
 
 #[tokio::test]
 async fn killed_between_any_two_steps_bigquery_has_each_change_once() {
     for round in 0..number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS) {
-        for failpoint in failpoint::ALL {
+        for failpoint in failpoint::ALL.iter().copied() {
             let bigquery = StrictBigQuery::start(Options::default()).await;
             kill_at(Place::BigQuery(bigquery), failpoint, round);
         }
@@ -178,14 +178,14 @@ async fn overtaken_at(place: Place, failpoint: Failpoint) {
 
 #[tokio::test]
 async fn who_was_overtaken_between_any_two_steps_adds_nothing_to_delta() {
-    for failpoint in failpoint::ALL {
+    for failpoint in failpoint::ALL.iter().copied() {
         overtaken_at(Place::Delta, failpoint).await;
     }
 }
 
 #[tokio::test]
 async fn who_was_overtaken_between_any_two_steps_adds_nothing_to_bigquery() {
-    for failpoint in failpoint::ALL {
+    for failpoint in failpoint::ALL.iter().copied() {
         let bigquery = StrictBigQuery::start(Options::default()).await;
         overtaken_at(Place::BigQuery(bigquery), failpoint).await;
     }

@@ -4,8 +4,9 @@ use parquet::arrow::async_reader::AsyncFileReader;
 
 use crate::catalog::content::Content;
 use crate::catalog::inflate::{Intake, Staging, StagingLimits};
-use crate::catalog::samples::{Dice, ROOMY, gzip};
+use crate::catalog::samples::{ROOMY, gzip};
 use crate::error::{Kind, Result};
+use crate::trial::dice::Dice;
 
 fn take_in(staging: &Staging, stored: &[u8], gzip: bool, piece: usize) -> Result<Content> {
     let mut intake: Intake = staging.intake(gzip);

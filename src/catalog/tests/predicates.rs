@@ -12,8 +12,9 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 
 use crate::catalog::opened::OpenedFile;
-use crate::catalog::samples::{Dice, Shelf, batch, gzip, ints, lines, parquet, plain_rules, session, texts};
+use crate::catalog::samples::{Shelf, batch, gzip, ints, lines, parquet, plain_rules, session, texts};
 use crate::catalog::table::{ChangeTable, ReadRules, TableShape};
+use crate::trial::dice::Dice;
 
 /// A session with the files as `files`.
 fn with_files(files: Vec<Arc<OpenedFile>>, rules: &ReadRules) -> SessionContext {
@@ -179,7 +180,7 @@ async fn a_row_group_that_the_statistics_rule_out_is_not_read() {
 #[tokio::test]
 async fn a_predicate_on_a_cast_column_sees_the_cast_value() {
     let shelf = Shelf::default();
-    let overrides = BTreeMap::from([("id".to_owned(), crate::types::ColumnType::Int64)]);
+    let overrides = BTreeMap::from([("id".to_owned(), crate::change::types::ColumnType::Int64)]);
     let rules = ReadRules { overrides, ..plain_rules() };
     let ids = texts(["9", "10", "11"]);
     let session = with_files(vec![shelf.open("a.parquet", 1, parquet(&batch([("id", ids)]), 1)).await], &rules);

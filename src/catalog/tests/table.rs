@@ -11,8 +11,8 @@ use datafusion::common::DataFusionError;
 use crate::catalog::opened::OpenedFile;
 use crate::catalog::samples::{Shelf, batch, ints, lines, parquet, plain_rules, session, texts};
 use crate::catalog::table::{ChangeTable, ReadRules, TableShape};
+use crate::change::types::ColumnType;
 use crate::error::Kind;
-use crate::types::ColumnType;
 
 /// Rows of a query over the files as `orders`, hidden columns included, the same for any number of partitions.
 pub(super) async fn scan(

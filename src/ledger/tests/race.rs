@@ -7,7 +7,7 @@ use futures::future::join;
 use super::*;
 use crate::change::FileId;
 use crate::clock::StillClock;
-use crate::ledger::faulty::Dice;
+use crate::trial::dice::Dice;
 
 /// What a writer was told, to be held against the chain.
 #[derive(Debug, Default)]

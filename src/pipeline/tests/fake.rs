@@ -1,6 +1,7 @@
 //! A sink in memory that fails as it is told, and a world of tables around it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
@@ -270,6 +271,24 @@ pub(crate) struct World {
 /// The table in which each row's file can be seen.
 const SQL: &str = "SELECT id, name, _cdc_file AS file, _cdc_operation, _cdc_sequence FROM orders";
 
+/// A new folder of that SQL for each of these tables.
+pub(crate) fn queries<'a>(tables: impl IntoIterator<Item = &'a TableName>) -> PathBuf {
+    let folder = tempfile::tempdir().unwrap();
+    for table in tables {
+        let path = folder.path().join(&table.database);
+        std::fs::create_dir_all(&path).unwrap();
+        let sql = SQL.replace("orders", &table.table);
+        std::fs::write(path.join(format!("{}.sql", table.table)), sql).unwrap();
+    }
+    folder.keep()
+}
+
+/// Lists a table in a configuration, keyed by `id`.
+pub(crate) fn list(config: &mut Config, table: TableName) {
+    let keyed = TableConfig { key: Some(vec!["id".into()]), ..TableConfig::default() };
+    config.tables.insert(table, keyed);
+}
+
 impl World {
     /// The table `shop.orders` with the key `id`, a file tried twice, and a batch for all files.
     pub(crate) fn new() -> Self {
@@ -285,8 +304,7 @@ impl World {
 
     /// Lists a table in the configuration, keyed by `id`.
     pub(crate) fn list(&mut self, table: TableName) {
-        let config = TableConfig { key: Some(vec!["id".into()]), ..TableConfig::default() };
-        self.config.tables.insert(table, config);
+        list(&mut self.config, table);
     }
 
     /// A CSV file of these rows, each `Op,id,name`; files named later are of a later time.
@@ -306,14 +324,7 @@ impl World {
     }
 
     pub(crate) async fn pipeline(&self, sink: &Arc<FakeSink>, told: &Arc<Told>) -> Pipeline {
-        let folder = tempfile::tempdir().unwrap();
-        for table in self.config.tables.keys() {
-            let path = folder.path().join(&table.database);
-            std::fs::create_dir_all(&path).unwrap();
-            let sql = SQL.replace("orders", &table.table);
-            std::fs::write(path.join(format!("{}.sql", table.table)), sql).unwrap();
-        }
-        let config = Config { queries: folder.keep(), ..self.config.clone() };
+        let config = Config { queries: queries(self.config.tables.keys()), ..self.config.clone() };
         Pipeline {
             memory: memory_of(&config, config.pipeline.tables_at_once),
             opener: Opener::new(Arc::clone(&self.shelf.store) as _, Staging::new(ROOMY)),

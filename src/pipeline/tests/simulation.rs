@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::fake::{FakeSink, Fault, World};
-use crate::catalog::samples::{Dice, orders};
+use crate::catalog::samples::orders;
 use crate::change::ChangeFile;
+use crate::trial::dice::Dice;
 
 /// Files of random changes, the rows they hold as `file id`, and the final rows by a model.
 async fn random_changes(world: &World, dice: &mut Dice) -> (Vec<ChangeFile>, Vec<String>, Vec<String>) {

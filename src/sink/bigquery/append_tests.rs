@@ -8,13 +8,13 @@ use arrow::datatypes::{Int64Type, SchemaRef};
 use tonic::Status;
 
 use super::*;
+use crate::change::types::ColumnType;
 use crate::error::Kind;
 use crate::sink::Column;
 use crate::sink::bigquery::encode::Encoder;
 use crate::sink::bigquery::fake::{Fake, Fault, Seen, TABLE, refused};
 use crate::sink::bigquery::write::proto::append_rows_response::AppendResult;
 use crate::sink::columns;
-use crate::types::ColumnType;
 
 fn schema() -> SchemaRef {
     columns::arrow_schema(&[Column { name: "id".into(), column_type: ColumnType::Int64 }])

@@ -7,10 +7,10 @@
 
 use super::jobs::JobRows;
 use super::sql::{self, Bound};
+use crate::change::types::ColumnType;
 use crate::error::{Error, Result};
 use crate::sink::columns;
 use crate::sink::{Column, Target};
-use crate::types::ColumnType;
 
 /// Longer texts bound nothing: statements stay short.
 const TEXT_CHARACTERS_MAX: usize = 200;

@@ -27,11 +27,11 @@ use super::write::proto::{
     TableFieldSchema, TableSchema, WriteStream,
 };
 use super::write::{Pacing, WriteApi, rpc};
+use crate::change::types::ColumnType;
 use crate::clock::SystemClock;
 use crate::config::{BigQueryConfig, Create, DatasetName};
 use crate::sink::Column;
 use crate::sink::token::Tokens;
-use crate::types::ColumnType;
 
 pub(super) const TABLE: &str = "projects/p/datasets/d/tables/t_changes";
 

@@ -4,10 +4,10 @@
 
 use super::Part;
 use super::sql::Layout;
+use crate::change::types::ColumnType;
 use crate::error::{Error, Result};
 use crate::sink::columns::{self, column};
 use crate::sink::{Column, Target};
-use crate::types::ColumnType;
 
 /// No table is clustered by more columns.
 const CLUSTERED_MAX: usize = 4;

@@ -15,12 +15,12 @@ use super::jobs::{self, Step};
 use super::sql::Merging;
 use super::trouble::Failure;
 use super::{BigQuerySink, Part, TableId, sql, tables};
+use crate::change::types::ColumnType;
 use crate::config::{Create, OnDelete};
 use crate::error::{Error, Kind, Result};
-use crate::failpoint;
 use crate::sink::columns;
 use crate::sink::{Column, MergeAttempt, MergeCounts, Target};
-use crate::types::ColumnType;
+use crate::trial::failpoint;
 
 /// How far the view of what is not merged yet looks back from the oldest batch of the last merge. A batch is
 /// committed within a day after its attempt's id was chosen, so that none that waits is older.

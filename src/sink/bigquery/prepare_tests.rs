@@ -12,9 +12,9 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use tonic::Status;
 
 use super::*;
+use crate::change::types::ColumnType;
 use crate::error::Kind;
 use crate::sink::bigquery::fake::{Fake, TABLE};
-use crate::types::ColumnType;
 
 /// The columns of the rows, without what the sink adds.
 fn data() -> Vec<Column> {

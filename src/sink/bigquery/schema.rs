@@ -10,10 +10,10 @@ use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
 use serde_json::Value;
 
 use super::sql::{self, Wider};
+use crate::change::types::ColumnType;
 use crate::error::{Error, Result};
 use crate::sink::Column;
 use crate::sink::columns::{self, same};
-use crate::types::ColumnType;
 
 /// No name of a column is longer.
 const NAME_CHARACTERS_MAX: usize = 300;

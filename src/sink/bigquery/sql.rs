@@ -7,10 +7,10 @@
 use chrono::{DateTime, Utc};
 
 use super::TableId;
+use crate::change::types::ColumnType;
 use crate::config::OnDelete;
 use crate::sink::columns::{self, same};
 use crate::sink::{Attempt, Column, MergeAttempt};
-use crate::types::ColumnType;
 
 /// Where a change stands among those of its key.
 const RANK: &str = "`_freshet_rank`";

@@ -117,7 +117,8 @@ impl From<Status> for Refusal {
             code: status.code(),
             message: shorten(&said),
             storage: details::of_bytes(status.details()),
-            certificate: says(&status, "certificate"),
+            // The server's own words count for nothing here: it answered, so its certificate was trusted.
+            certificate: std::error::Error::source(&status).is_some_and(|cause| says(cause, "certificate")),
         }
     }
 }
@@ -209,6 +210,8 @@ mod tests {
         let untrusted = of_cause("invalid peer certificate: UnknownIssuer");
         assert!(!untrusted.passes() && untrusted.to_string().contains("UnknownIssuer"));
         assert_eq!(untrusted.error("no").kind(), Kind::User);
+        let told = Refusal::from(Status::unavailable("the certificate is being renewed"));
+        assert!(told.passes(), "what the server says comes over a connection that is trusted");
         let down = of_cause("connection refused");
         assert!(down.passes());
         assert_eq!(down.error("no").kind(), Kind::Retry);

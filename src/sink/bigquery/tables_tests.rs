@@ -3,11 +3,11 @@
 use serde_json::json;
 
 use super::*;
+use crate::change::types::ColumnType;
 use crate::config::OnDelete;
 use crate::error::Kind;
 use crate::sink::bigquery::fake_rest::{self as fake, Fake, refusal, target};
 use crate::sink::columns::column;
-use crate::types::ColumnType;
 
 fn wanted() -> Vec<Column> {
     let mut out = vec![column("id", ColumnType::Int64), column("note", ColumnType::String)];

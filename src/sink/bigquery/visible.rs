@@ -9,10 +9,10 @@ use super::status::Refusal;
 use super::write::proto::table_field_schema::{Mode, Type};
 use super::write::proto::{TableFieldSchema, TableSchema};
 use super::write::{Answer, WriteApi};
+use crate::change::types::ColumnType;
 use crate::error::{Error, Result};
 use crate::sink::Column;
 use crate::sink::columns::same;
-use crate::types::ColumnType;
 
 /// Makes a PENDING stream that knows all these columns of the table with this path; gives its name.
 ///

@@ -7,9 +7,9 @@ use deltalake::DeltaTable;
 use deltalake::kernel::StructType;
 use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
 
+use crate::change::types::ColumnType;
 use crate::error::{Error, Result};
 use crate::sink::Column;
-use crate::types::ColumnType;
 
 pub(super) use crate::sink::columns::{
     BATCH, DELETED, FILE_ID, LOADED_AT, OPERATION, SEQUENCE, United, added_to_changes, arrow_schema, column,

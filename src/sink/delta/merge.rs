@@ -28,9 +28,9 @@ use super::table::{self, TRIES};
 use super::trouble;
 use crate::config::OnDelete;
 use crate::error::{Error, Result};
-use crate::failpoint;
 use crate::sink::part::Part;
 use crate::sink::{Column, MergeAttempt, MergeCounts, Target};
+use crate::trial::failpoint;
 
 /// Rows of the log that one slice of a merge may have, to begin with.
 const SLICE_ROWS: usize = 1_000_000;

@@ -39,11 +39,11 @@ pub struct DeltaSink {
 }
 
 impl DeltaSink {
-    /// The sink at `location`: a path, or a `file://` URL. The folder is created where it is missing.
+    /// The sink at `location`: a path, or a `file://` URL. The folder is made when something is written.
     ///
     /// # Errors
     /// [`User`](crate::error::Kind::User) where the location is no local folder,
-    /// [`Retry`](crate::error::Kind::Retry) where it cannot be created.
+    /// [`Retry`](crate::error::Kind::Retry) where the way to it cannot be read.
     pub fn open(location: &str, clock: Arc<dyn Clock>) -> Result<Self> {
         Ok(Self { root: place::local_folder(location)?, clock })
     }

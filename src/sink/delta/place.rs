@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::{Component, Path, PathBuf};
 
 use deltalake::{DeltaTable, DeltaTableBuilder};
 use url::Url;
@@ -15,11 +16,9 @@ use crate::sink::part::Part;
 
 /// What a table's properties call a part.
 fn word(part: Part) -> &'static str {
-    match part {
-        Part::Changes => "changes",
-        Part::Final => "final",
-        Part::Tombstones => "tombstones",
-        Part::Live => "live",
+    match part.suffix() {
+        "" => "final",
+        suffix => suffix.trim_start_matches('_'),
     }
 }
 
@@ -99,11 +98,12 @@ pub(super) fn folder_name(name: &str) -> String {
     if out.is_empty() { "=".to_owned() } else { out }
 }
 
-/// The local folder that a location names: a path, made absolute, or a `file://` URL; created if missing.
+/// The local folder that a location names: a path, made absolute, or a `file://` URL. What is missing of it is not made,
+/// and it is called the same before and after somebody made it.
 ///
 /// # Errors
-/// [`User`](crate::error::Kind::User) for other URLs, [`Retry`](crate::error::Kind::Retry) where the folder
-/// cannot be made.
+/// [`User`](crate::error::Kind::User) for other URLs, [`Retry`](crate::error::Kind::Retry) where the way
+/// to the folder cannot be read.
 pub(super) fn local_folder(location: &str) -> Result<PathBuf> {
     let path = if location.contains("://") {
         let local = Url::parse(location).ok().filter(|url| url.scheme() == "file");
@@ -118,8 +118,24 @@ pub(super) fn local_folder(location: &str) -> Result<PathBuf> {
         return Err(Error::user(format!("the folder {} has a `%` in its path", path.display()))
             .hint("Delta Lake's URLs would lead elsewhere: choose a path without `%`"));
     }
-    let made = std::fs::create_dir_all(&path).and_then(|()| path.canonicalize());
-    made.map_err(|cause| super::trouble::io(&path, "created", cause))
+    std::path::absolute(&path)
+        .and_then(|absolute| resolved(&absolute))
+        .map_err(|cause| super::trouble::io(&path, "opened", cause))
+}
+
+/// The path without links, as far as it is there.
+fn resolved(path: &Path) -> std::io::Result<PathBuf> {
+    match (path.canonicalize(), path.parent(), path.components().next_back()) {
+        (Err(cause), Some(parent), Some(last)) if cause.kind() == ErrorKind::NotFound => {
+            let mut resolved = resolved(parent)?;
+            match last {
+                Component::ParentDir => drop(resolved.pop()),
+                last => resolved.push(last),
+            }
+            Ok(resolved)
+        }
+        (resolved, _, _) => resolved,
+    }
 }
 
 #[cfg(test)]
@@ -152,12 +168,29 @@ mod tests {
     fn a_location_is_a_path_or_a_file_url_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("a b");
-        let made = local_folder(inner.to_str().unwrap()).unwrap();
-        assert!(made.is_absolute() && made.is_dir());
-        let url = Url::from_directory_path(&made).unwrap();
-        assert_eq!(local_folder(url.as_str()).unwrap(), made);
+        let folder = local_folder(inner.to_str().unwrap()).unwrap();
+        assert!(folder.is_absolute());
+        let url = Url::from_directory_path(&folder).unwrap();
+        assert_eq!(local_folder(url.as_str()).unwrap(), folder);
         for refused in ["gs://bucket/x", "/tmp/50%20"] {
             assert_eq!(local_folder(refused).unwrap_err().kind(), crate::error::Kind::User);
+        }
+    }
+
+    #[test]
+    fn a_folder_is_called_the_same_before_and_after_it_is_made_and_is_not_made_by_asking() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("there")).unwrap();
+        std::os::unix::fs::symlink("there", dir.path().join("link")).unwrap();
+        let there = dir.path().canonicalize().unwrap().join("there");
+        for (location, expected) in [("link/a/b", "a/b"), ("link/../there/c", "c"), ("link/x/../y", "y")] {
+            let location = dir.path().join(location);
+            let before = local_folder(location.to_str().unwrap()).unwrap();
+            assert_eq!(before, there.join(expected));
+            assert!(!before.exists());
+            std::fs::create_dir_all(&before).unwrap();
+            std::fs::create_dir_all(&location).unwrap();
+            assert_eq!(local_folder(location.to_str().unwrap()).unwrap(), before);
         }
     }
 }

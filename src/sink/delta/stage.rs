@@ -290,7 +290,7 @@ pub(super) async fn sync(path: &std::path::Path) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::change::TableName;
-    use crate::types::ColumnType;
+    use crate::change::types::ColumnType;
     use arrow::array::{Int64Array, StringArray};
     use datafusion::execution::memory_pool::UnboundedMemoryPool;
     use object_store::local::LocalFileSystem;

@@ -20,12 +20,12 @@ use super::DeltaSink;
 use super::columns::column;
 use super::table;
 use crate::change::TableName;
+use crate::change::types::ColumnType;
 use crate::clock::StillClock;
 use crate::config::{Mode, OnDelete, StorageConfig};
 use crate::error::{Error, Kind};
 use crate::sink::part::Part;
 use crate::sink::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Rows, Sink, Target};
-use crate::types::ColumnType;
 
 /// When the first attempt of a test begins.
 const START: DateTime<Utc> = DateTime::from_timestamp(1_700_000_000, 0).unwrap();

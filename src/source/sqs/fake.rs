@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use super::SqsSource;
 use super::queue::{Attributes, BATCH_MAX, Message, Queue, Refusal};
 use crate::catalog::layout::Layout;
-use crate::clock::SystemClock;
+use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::simulation::life::Life;
 use crate::source::object::ObjectRules;
 use crate::storage::S3Location;
+use crate::trial::life::Life;
 
 /// What can be asked of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -113,9 +113,9 @@ fn refusal(index: usize, is_final: bool) -> Refusal {
 }
 
 impl FakeQueue {
-    /// One that waits for messages, and gives up those that were received so often.
-    pub(crate) fn patient(receives_max: u32) -> Self {
-        let model = Model { receives_max: Some(receives_max), waits_for_messages: true, ..Model::default() };
+    /// One that waits for messages, and gives up those that were received so often, if that is bounded.
+    pub(crate) fn patient(receives_max: Option<u32>) -> Self {
+        let model = Model { receives_max, waits_for_messages: true, ..Model::default() };
         Self { model: Arc::new(Mutex::new(model)), life: None }
     }
 
@@ -139,8 +139,8 @@ impl FakeQueue {
     }
 
     /// What it tells of the bucket `cdc-files` below `dms`, whose objects are in `store`.
-    pub(crate) async fn source(&self, store: Arc<dyn ObjectStore>) -> SqsSource {
-        SqsSource::start(Box::new(self.clone()), rules(), store, None, SystemClock::shared()).await.unwrap()
+    pub(crate) async fn source(&self, store: Arc<dyn ObjectStore>, clock: Arc<dyn Clock>) -> SqsSource {
+        SqsSource::start(Box::new(self.clone()), rules(), store, None, clock).await.unwrap()
     }
 
     /// The bodies of all messages, and how often each was received.

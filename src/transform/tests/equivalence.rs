@@ -10,9 +10,10 @@ use arrow::util::display::array_value_to_string;
 
 use super::transform;
 use crate::catalog::opened::OpenedFile;
-use crate::catalog::samples::{Dice, Shelf, batch, ints, parquet, session, texts};
+use crate::catalog::samples::{Shelf, batch, ints, parquet, session, texts};
 use crate::change::{FileId, Half, SequenceBase};
 use crate::transform::planned::Planned;
+use crate::trial::dice::Dice;
 
 /// A change as the model keeps it: key, operation, name in capitals.
 type Row = (i64, String, Option<String>);

@@ -6,7 +6,7 @@ use std::iter::Peekable;
 use std::slice::Iter;
 
 use chrono::{DateTime, Utc};
-use freshet::types::same_name;
+use freshet::change::types::same_name;
 
 use super::PROJECT;
 use super::lexer::{Lexed, Token};

@@ -4,7 +4,7 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
-use freshet::types::same_name;
+use freshet::change::types::same_name;
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
 use prost::Message;
 use proto::append_rows_request::{ArrowData, ProtoData, Rows};

@@ -14,7 +14,7 @@ use arrow::datatypes::{
 use arrow::ipc::convert::try_schema_from_ipc_buffer;
 use arrow::ipc::reader::read_record_batch;
 use arrow::ipc::{MessageHeader, root_as_message};
-use freshet::types::same_name;
+use freshet::change::types::same_name;
 
 use super::refusal::{Refusal, Result};
 use super::schema::{self, Field, Kind, Mode};

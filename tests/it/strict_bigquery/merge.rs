@@ -2,7 +2,7 @@
 //!
 //! See <https://cloud.google.com/bigquery/docs/reference/standard-sql/dml-syntax#merge_statement>.
 
-use freshet::types::same_name;
+use freshet::change::types::same_name;
 
 use super::lexer::{Lexed, Token};
 use super::schema::{self, Field, Kind, Mode};

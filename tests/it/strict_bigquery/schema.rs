@@ -3,7 +3,7 @@
 //! See <https://cloud.google.com/bigquery/docs/reference/rest/v2/tables#TableFieldSchema>.
 
 use chrono::{DateTime, Utc};
-use freshet::types::same_name;
+use freshet::change::types::same_name;
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
 use proto::table_field_schema::{Mode as ProtoMode, Type as ProtoType};
 use serde_json::{Map, Value, json};

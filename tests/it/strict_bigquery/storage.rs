@@ -10,7 +10,7 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Decimal256Type, Field as ArrowField, Schema, TimeUnit, i256};
-use freshet::types::same_name;
+use freshet::change::types::same_name;
 
 use super::schema::{Field, Kind, Mode};
 

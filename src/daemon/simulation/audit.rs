@@ -1,11 +1,12 @@
 //! Compares what a simulation left with what the source did.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::model::{Later, Planned, Source, log_rows};
-use super::{Story, World, has_rows};
+use super::model::{Arrival, History, Later, key_updates, log_rows};
+use super::{Story, World};
 use crate::change::{FileId, TableName};
-use crate::ledger::State;
+use crate::ledger::{FileState, State};
 
 /// What a table has yet to do, for messages.
 pub(super) fn open(table: &TableName, state: &State) -> String {
@@ -14,41 +15,48 @@ pub(super) fn open(table: &TableName, state: &State) -> String {
 }
 
 /// What is wrong, if anything is.
-pub(super) async fn audit(world: &World, source: &Source) -> Result<Story, String> {
+pub(super) async fn audit(world: &World, history: &History) -> Result<Story, String> {
     let states = world.states().await;
     let mut story = Story { fortunes: *world.fortunes.lock().unwrap(), ..Story::default() };
-    let (dead, _) = world.queue.dead_letters();
-    if dead > 0 {
-        return Err(format!("{dead} messages were given up"));
+    if let Some(wrong) = world.wrongs.lock().unwrap().first() {
+        return Err(wrong.clone());
     }
-    for (table, finals) in &source.finals {
+    let mut trace = DefaultHasher::new();
+    for (table, certain) in &history.finals {
         let state = &states[table];
         if !state.set_aside().is_empty() {
             return Err(format!("{table}: files were set aside: {:?}", state.set_aside()));
         }
-        let files: Vec<&Planned> = source.files.iter().filter(|file| file.table == *table).collect();
-        let (log, uncertain, vanished) = expected(world, state, &files)?;
+        let files: Vec<&Arrival> = history.files.iter().filter(|file| file.table == *table).collect();
+        let (expected_log, uncertain, vanished) = expected(world, state, &files)?;
         story.vanished += vanished;
         let tables = world.tables.lock().unwrap();
-        let found = tables.log(&table.to_string());
-        if found != log {
-            return Err(format!("{table}: the log has {}", difference(&log, &found)));
+        let (log, finals) = (tables.log(&table.to_string()), tables.finals(&table.to_string()));
+        if log != expected_log {
+            return Err(format!("{table}: the log has {}", difference(&expected_log, &log)));
         }
-        let expected: BTreeSet<String> = finals.iter().cloned().chain(uncertain).collect();
-        let found = tables.finals(&table.to_string());
-        if found != expected {
-            let (expected, found) = (expected.into_iter().collect::<Vec<_>>(), found.into_iter().collect::<Vec<_>>());
+        let expected: BTreeSet<String> = certain.iter().cloned().chain(uncertain).collect();
+        if finals != expected {
+            let (expected, found) = (Vec::from_iter(expected), Vec::from_iter(finals));
             return Err(format!("{table}: the final table has {}", difference(&expected, &found)));
         }
-        story.trace = story.trace.wrapping_mul(31).wrapping_add(state.head());
+        (log, finals, state.head()).hash(&mut trace);
     }
     story.hazards = world.tables.lock().unwrap().hazards;
-    story.trace = story.trace.wrapping_mul(31).wrapping_add(story.hazards.answers_lost);
+    story.overwritten =
+        count(history.files.iter().map(|file| usize::from(matches!(file.later, Later::Overwritten(..)))));
+    story.key_updates = count(history.files.iter().map(|file| key_updates(&file.text)));
+    (story.fortunes, story.hazards).hash(&mut trace);
+    story.trace = trace.finish();
     Ok(story)
 }
 
+fn count(each: impl Iterator<Item = usize>) -> u64 {
+    each.sum::<usize>() as u64
+}
+
 /// The rows that the log must have, the final rows of files that may vanish, and how many of those did.
-fn expected(world: &World, state: &State, files: &[&Planned]) -> Result<(Vec<String>, Vec<String>, u64), String> {
+fn expected(world: &World, state: &State, files: &[&Arrival]) -> Result<(Vec<String>, Vec<String>, u64), String> {
     let (mut log, mut finals, mut vanished) = (Vec::new(), Vec::new(), 0);
     for file in files {
         let location = file.location();
@@ -80,6 +88,15 @@ fn expected(world: &World, state: &State, files: &[&Planned]) -> Result<(Vec<Str
     }
     log.sort_unstable();
     Ok((log, finals, vanished))
+}
+
+/// Whether a file's rows must be in the log, by where it stands; None where nothing is known of it.
+fn has_rows(state: &State, file: FileId) -> Option<bool> {
+    match state.file_state(file)? {
+        FileState::Committed => Some(true),
+        FileState::Gone | FileState::Superseded | FileState::SetAside => Some(false),
+        FileState::Claimed { .. } => None,
+    }
 }
 
 /// What one has and the other has not.

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::catalog::samples::Dice;
 use crate::change::TableName;
+use crate::trial::dice::Dice;
 
 /// The busy hours.
 pub(super) const HOURS: Duration = Duration::from_secs(3_600);
@@ -23,7 +23,7 @@ pub(super) enum Later {
 
 /// A change file, when it appears, and when the queue is told of it.
 #[derive(Debug, Clone)]
-pub(super) struct Planned {
+pub(super) struct Arrival {
     pub(super) table: TableName,
     pub(super) key: String,
     pub(super) text: String,
@@ -33,7 +33,7 @@ pub(super) struct Planned {
     pub(super) later: Later,
 }
 
-impl Planned {
+impl Arrival {
     /// The location as the log's rows have it.
     pub(super) fn location(&self) -> String {
         format!("s3://cdc-files/{}", self.key)
@@ -45,7 +45,7 @@ pub(super) fn log_rows(location: &str, text: &str) -> Vec<String> {
     let mut rows = Vec::new();
     for line in text.lines().skip(1) {
         let cells: Vec<&str> = line.split(',').collect();
-        if cells[3] != "NULL" && cells[3] != cells[1] {
+        if is_key_update(&cells) {
             rows.push(format!("{location} D {}", cells[3]));
         }
         rows.push(format!("{location} {} {}", cells[0], cells[1]));
@@ -53,10 +53,19 @@ pub(super) fn log_rows(location: &str, text: &str) -> Vec<String> {
     rows
 }
 
+fn is_key_update(cells: &[&str]) -> bool {
+    cells[3] != "NULL" && cells[3] != cells[1]
+}
+
+/// How many rows of a text change their key.
+pub(super) fn key_updates(text: &str) -> usize {
+    text.lines().skip(1).filter(|line| is_key_update(&line.split(',').collect::<Vec<_>>())).count()
+}
+
 /// All that a run of the source gives.
 #[derive(Debug, Default)]
-pub(super) struct Source {
-    pub(super) files: Vec<Planned>,
+pub(super) struct History {
+    pub(super) files: Vec<Arrival>,
     /// The final rows of each table as `id name`, but for those of files that may vanish unread.
     pub(super) finals: BTreeMap<TableName, BTreeSet<String>>,
 }
@@ -116,23 +125,23 @@ fn seconds(dice: &mut Dice, below: u64) -> Duration {
 }
 
 /// What this seed's source does.
-pub(super) fn source(dice: &mut Dice) -> Source {
-    let mut source = Source::default();
+pub(super) fn history(dice: &mut Dice) -> History {
+    let mut history = History::default();
     let files = 4 + dice.below(16);
     for number in 0..1 + dice.below(3) {
         let name = TableName::new("shop", format!("t{number}"));
         let mut table = Table { name: name.clone(), rows: BTreeMap::new(), number: 0 };
         for file in 0..files {
-            let planned = plan(dice, &mut table, file);
-            source.files.push(planned);
+            let arrival = arrival(dice, &mut table, file);
+            history.files.push(arrival);
         }
         let finals = table.rows.iter().map(|(id, name)| format!("{id} {name}")).collect();
-        source.finals.insert(name, finals);
+        history.finals.insert(name, finals);
     }
-    source
+    history
 }
 
-fn plan(dice: &mut Dice, table: &mut Table, file: u64) -> Planned {
+fn arrival(dice: &mut Dice, table: &mut Table, file: u64) -> Arrival {
     let later = match dice.below(12) {
         0 => Later::Deleted(seconds(dice, 200)),
         1 => Later::Overwritten(seconds(dice, 200), table.own_rows(dice)),
@@ -146,7 +155,7 @@ fn plan(dice: &mut Dice, table: &mut Table, file: u64) -> Planned {
         _ => table.own_rows(dice),
     };
     let told = 1 + dice.below(4) / 2;
-    Planned {
+    Arrival {
         table: table.name.clone(),
         // The time in the name is that of the changes; when the file comes is another matter.
         key: format!("dms/shop/{}/20240506-{:09}.csv", table.name.table, 1_000 + file * 1_000),

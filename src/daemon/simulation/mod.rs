@@ -1,44 +1,47 @@
-//! Simulated weeks of bad luck, each from one seed: daemons that die and stand still between any two steps, a source whose files come in any
-//! order and more than once, a store, a queue and a sink that lose answers.
+//! Simulated hours of bad luck, each from one seed: daemons that die and stand still between any two steps, a source
+//! whose files come in any order and more than once, a store, a queue and a sink that lose answers.
 //!
 //! All of it runs on one thread in time that is told, so that a seed that fails does so again. The auditor compares the
 //! final tables with the source's, the log with the files, and asks the ledger. Mistakes are planted to see that they
 //! are found.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use object_store::memory::InMemory;
-use object_store::path::Path;
+use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::catalog::inflate::Staging;
 use crate::catalog::opened::Opener;
-use crate::catalog::samples::{Dice, ROOMY};
+use crate::catalog::samples::ROOMY;
 use crate::change::TableName;
 use crate::clock::Clock;
-use crate::config::{Config, TableConfig};
+use crate::config::Config;
 use crate::daemon::{Daemon, Pace, tables_at_once};
-use crate::ledger::{FileState, Ledger, State};
-use crate::observe::progress;
+use crate::error::{Error, Kind};
+use crate::ledger::{Ledger, State};
+use crate::observe::progress::Lines;
+use crate::pipeline::report::{Observer, Progress};
+use crate::pipeline::tests::fake;
 use crate::pipeline::{Pipeline, memory_of};
 use crate::source::sqs::fake::{FakeQueue, event};
+use crate::trial::dice::Dice;
+use crate::trial::life::Life;
 
 mod audit;
-pub(crate) mod life;
 mod model;
 mod seeds;
 mod sink;
 pub(crate) mod store;
 
-use life::Life;
-use model::{HOURS, Later, Planned, Source};
+use model::{Arrival, HOURS, History, Later};
 use sink::{LivedSink, Tables};
 use store::LivedStore;
 
@@ -46,8 +49,6 @@ use store::LivedStore;
 const CALM_AFTER: Duration = Duration::from_secs(HOURS.as_secs() + 1_800);
 /// By then all must be done.
 const DONE_WITHIN: Duration = Duration::from_secs(12 * 3_600);
-/// Much of what a queue holds is received again and again here.
-const RECEIVES_MAX: u32 = 10_000;
 
 /// Time as the runtime tells it, and ids that are counted.
 #[derive(Debug)]
@@ -70,7 +71,7 @@ impl Clock for SimulatedClock {
 }
 
 /// What befell the daemons of a simulation.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, Hash)]
 struct Fortunes {
     lives: u64,
     deaths: u64,
@@ -97,27 +98,35 @@ struct World {
     /// The version of each object, by key and text.
     versions: Mutex<BTreeMap<(String, String), String>>,
     fortunes: Mutex<Fortunes>,
+    /// What no bad luck excuses.
+    wrongs: Arc<Mutex<Vec<String>>>,
     begun: Instant,
 }
 
-/// SQL by which each row shows its file, for the tables of every source.
-static QUERIES: LazyLock<PathBuf> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().unwrap().keep();
-    std::fs::create_dir_all(folder.join("shop")).unwrap();
-    for number in 0..3 {
-        let sql = format!("SELECT id, name, _cdc_file AS file, _cdc_operation, _cdc_sequence FROM t{number}");
-        std::fs::write(folder.join(format!("shop/t{number}.sql")), sql).unwrap();
-    }
-    folder
-});
+/// Hears what a daemon tells, and keeps what no bad luck excuses.
+struct Witness(Arc<Mutex<Vec<String>>>);
 
-fn config(source: &Source, dice: &mut Dice) -> Config {
-    let mut config = Config { queries: QUERIES.clone(), ..Config::for_folder("simulated") };
-    config.unlisted = None;
-    for table in source.finals.keys() {
-        let keyed = TableConfig { key: Some(vec!["id".into()]), ..TableConfig::default() };
-        config.tables.insert(table.clone(), keyed);
+impl Witness {
+    fn hear(&self, error: &Error) {
+        if error.kind() == Kind::Bug {
+            self.0.lock().unwrap().push(error.report());
+        }
     }
+}
+
+impl Observer for Witness {
+    fn tell(&self, progress: &Progress<'_>) {
+        if let Progress::TableStopped { error, .. } = progress {
+            self.hear(error);
+        }
+        Lines.tell(progress);
+    }
+}
+
+fn config(history: &History, queries: &Path, dice: &mut Dice) -> Config {
+    let mut config = Config { queries: queries.to_owned(), ..Config::for_folder("simulated") };
+    config.unlisted = None;
+    history.finals.keys().for_each(|table| fake::list(&mut config, table.clone()));
     config.pipeline.error_threshold = 1.0;
     config.pipeline.limits.files_max = usize::try_from(1 + dice.below(5)).unwrap();
     config.pipeline.merge_every = Duration::from_secs(1 + dice.below(120));
@@ -125,25 +134,26 @@ fn config(source: &Source, dice: &mut Dice) -> Config {
 }
 
 impl World {
-    fn new(source: &Source, dice: &mut Dice) -> Self {
+    fn new(history: &History, queries: &Path, dice: &mut Dice) -> Self {
         let begun = Instant::now();
         Self {
-            config: Arc::new(config(source, dice)),
+            config: Arc::new(config(history, queries, dice)),
             clock: Arc::new(SimulatedClock { begun, ids: AtomicU64::new(0) }),
             files: Arc::default(),
             ledgers: Arc::default(),
-            queue: FakeQueue::patient(RECEIVES_MAX),
+            queue: FakeQueue::patient(None),
             tables: Arc::default(),
             versions: Mutex::default(),
             fortunes: Mutex::default(),
+            wrongs: Arc::default(),
             begun,
         }
     }
 
     /// Puts a file, has the queue told of it, and lets happen to it what is planned.
-    async fn deliver(self: Arc<Self>, file: Planned) {
+    async fn deliver(self: Arc<Self>, file: Arrival) {
         tokio::time::sleep(file.put_after).await;
-        let path = Path::parse(&file.key).unwrap();
+        let path = Key::parse(&file.key).unwrap();
         let told = self.put(&file.key, &file.text).await;
         let put_at = Instant::now();
         let mut then = match &file.later {
@@ -166,14 +176,14 @@ impl World {
 
     /// Puts an object; the event that tells of it.
     async fn put(&self, key: &str, text: &str) -> String {
-        let put = self.files.put(&Path::parse(key).unwrap(), text.to_owned().into()).await.unwrap();
+        let put = self.files.put(&Key::parse(key).unwrap(), text.to_owned().into()).await.unwrap();
         let version = put.e_tag.unwrap();
         let told = event(key, text.len(), &version);
         self.versions.lock().unwrap().insert((key.to_owned(), text.to_owned()), version);
         told
     }
 
-    async fn change_later(&self, file: &Planned, path: &Path, at: Instant) {
+    async fn change_later(&self, file: &Arrival, path: &Key, at: Instant) {
         tokio::time::sleep_until(at).await;
         match &file.later {
             Later::Stays => {}
@@ -193,7 +203,7 @@ impl World {
         let clock = || -> Arc<dyn Clock> { Arc::clone(&self.clock) as _ };
         let Ok(ledger) = Ledger::on(store(&self.ledgers), "ledger", "simulated", clock()).await else { return };
         let files = store(&self.files);
-        let source = Arc::new(self.queue.lived(&life).source(Arc::clone(&files)).await);
+        let source = Arc::new(self.queue.lived(&life).source(Arc::clone(&files), clock()).await);
         let pipeline = Pipeline {
             memory: memory_of(&self.config, tables_at_once(&self.config)),
             opener: Opener::new(files, Staging::new(ROOMY)),
@@ -201,11 +211,16 @@ impl World {
             sink: Arc::new(LivedSink { tables: Arc::clone(&self.tables), life: Arc::clone(&life) }),
             ledger,
             clock: clock(),
-            observer: Arc::new(progress::Lines),
+            observer: Arc::new(Witness(Arc::clone(&self.wrongs))),
             shutdown: tokio_util::sync::CancellationToken::new(),
         };
-        let daemon = Daemon::new(pipeline, source, Pace::default());
-        let _ = Box::pin(daemon.run()).await;
+        let ended = Box::pin(Daemon::new(pipeline, source, Pace::default()).run()).await;
+        match ended {
+            // Nobody tells it to end.
+            Ok(totals) => self.wrongs.lock().unwrap().push(format!("a daemon ended: {totals:?}")),
+            Err(error) if life.is_easy() => self.wrongs.lock().unwrap().push(error.report()),
+            Err(error) => Witness(Arc::clone(&self.wrongs)).hear(&error),
+        }
     }
 
     /// One daemon after the other, each dying sooner or later, until nothing goes wrong any more.
@@ -256,7 +271,10 @@ struct Story {
     fortunes: Fortunes,
     hazards: sink::Hazards,
     vanished: u64,
-    /// A hash of all that the sink has in the end and of how often it was asked, to see whether a seed replays alike.
+    overwritten: u64,
+    key_updates: u64,
+    /// A hash of what the sink has in the end, of each chain's length and of what happened on the way, to see whether a
+    /// seed replays alike.
     trace: u64,
 }
 
@@ -269,10 +287,11 @@ fn simulate(seed: u64) -> Result<Story, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let story = runtime.block_on(async {
         let mut dice = Dice::new(seed);
-        let source = model::source(&mut dice);
-        let world = Arc::new(World::new(&source, &mut dice));
+        let history = model::history(&mut dice);
+        let queries = fake::queries(history.finals.keys());
+        let world = Arc::new(World::new(&history, &queries, &mut dice));
         let deliveries: Vec<_> =
-            source.files.iter().map(|file| tokio::spawn(Arc::clone(&world).deliver(file.clone()))).collect();
+            history.files.iter().map(|file| tokio::spawn(Arc::clone(&world).deliver(file.clone()))).collect();
         let daemons = 1 + dice.below(3);
         for _ in 0..daemons {
             let dice = Dice::new(dice.below(u64::MAX));
@@ -294,18 +313,11 @@ fn simulate(seed: u64) -> Result<Story, String> {
             }
             tokio::time::sleep(Duration::from_secs(10)).await;
         }
-        audit::audit(&world, &source).await
+        let story = audit::audit(&world, &history).await;
+        std::fs::remove_dir_all(&queries).unwrap();
+        story
     });
     // What daemons left behind does not hold up the end.
     runtime.shutdown_background();
     story.map_err(|wrong| format!("seed {seed}: {wrong}"))
-}
-
-/// Whether a file's rows must be in the log, by where it stands; None where nothing is known of it.
-fn has_rows(state: &State, file: crate::change::FileId) -> Option<bool> {
-    match state.file_state(file)? {
-        FileState::Committed => Some(true),
-        FileState::Gone | FileState::Superseded | FileState::SetAside => Some(false),
-        FileState::Claimed { .. } => None,
-    }
 }

@@ -11,7 +11,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-use super::life::Life;
+use crate::trial::life::Life;
 
 /// A store in memory, seen from one life.
 #[derive(Debug)]

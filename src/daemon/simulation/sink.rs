@@ -10,18 +10,18 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use tokio::time::Instant;
 
-use super::life::Life;
 use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
 use crate::error::{Error, Result};
 use crate::pipeline::tests::fake::{Row, rows_of};
-use crate::planted::Planted;
 use crate::sink::{Rows, Sink, Target};
+use crate::trial::life::Life;
+use crate::trial::planted::Planted;
 
 /// Pending rows that nobody commits are gone after this.
 const LAPSES_AFTER: Duration = Duration::from_secs(45);
 
 /// What happened at the sink that a simulation wants to see happen.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Hash)]
 pub(super) struct Hazards {
     pub(super) answers_lost: u64,
     pub(super) lapsed: u64,

@@ -16,46 +16,42 @@ pub const VARIABLE: &str = "FRESHET_FAILPOINT";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failpoint(&'static str);
 
-/// A batch's files are open, nothing is written.
-pub const PREPARE_BEGINS: Failpoint = Failpoint("prepare_begins");
-/// The rows are at the sink, unseen; no entry names them.
-pub const PREPARED: Failpoint = Failpoint("prepared");
-/// The intent stands in the ledger; the sink was not told to commit.
-pub const INTENT_WRITTEN: Failpoint = Failpoint("intent_written");
-/// The sink says what became of the rows; no entry does.
-pub const COMMITTED: Failpoint = Failpoint("committed");
-/// The outcome stands in the ledger.
-pub const OUTCOME_WRITTEN: Failpoint = Failpoint("outcome_written");
-/// All batches are through, none is merged.
-pub const MERGE_BEGINS: Failpoint = Failpoint("merge_begins");
-/// The merge stands in the ledger; the sink knows nothing of it.
-pub const MERGE_INTENT_WRITTEN: Failpoint = Failpoint("merge_intent_written");
-/// The tombstones of a merge are written, its final table is as before.
-pub const TOMBSTONES_WRITTEN: Failpoint = Failpoint("tombstones_written");
-/// The final table is merged into; no entry says so.
-pub const MERGED: Failpoint = Failpoint("merged");
-/// The merge's end stands in the ledger.
-pub const MERGE_OUTCOME_WRITTEN: Failpoint = Failpoint("merge_outcome_written");
-/// All is done, and the source was not told.
-pub const ACKNOWLEDGE_BEGINS: Failpoint = Failpoint("acknowledge_begins");
-/// The source was told.
-pub const ACKNOWLEDGED: Failpoint = Failpoint("acknowledged");
+/// Makes a constant of each, and of all the list.
+macro_rules! failpoints {
+    ($($(#[$doc:meta])* $constant:ident $name:literal)*) => {
+        $($(#[$doc])* pub const $constant: Failpoint = Failpoint($name);)*
 
-/// All of them, in the order in which a run comes to them.
-pub const ALL: [Failpoint; 12] = [
-    PREPARE_BEGINS,
-    PREPARED,
-    INTENT_WRITTEN,
-    COMMITTED,
-    OUTCOME_WRITTEN,
-    MERGE_BEGINS,
-    MERGE_INTENT_WRITTEN,
-    TOMBSTONES_WRITTEN,
-    MERGED,
-    MERGE_OUTCOME_WRITTEN,
-    ACKNOWLEDGE_BEGINS,
-    ACKNOWLEDGED,
-];
+        /// All of them, in the order in which a run comes to them.
+        pub const ALL: &[Failpoint] = &[$($constant),*];
+    };
+}
+
+failpoints! {
+    /// A batch's files are open, nothing is written.
+    PREPARE_BEGINS "prepare_begins"
+    /// The rows are at the sink, unseen; no entry names them.
+    PREPARED "prepared"
+    /// The intent stands in the ledger; the sink was not told to commit.
+    INTENT_WRITTEN "intent_written"
+    /// The sink says what became of the rows; no entry does.
+    COMMITTED "committed"
+    /// The outcome stands in the ledger.
+    OUTCOME_WRITTEN "outcome_written"
+    /// A merge is to be looked for: an open one, or one of the batches that wait.
+    MERGE_BEGINS "merge_begins"
+    /// The merge stands in the ledger; the sink knows nothing of it.
+    MERGE_INTENT_WRITTEN "merge_intent_written"
+    /// The tombstones of a merge are written, its final table is as before.
+    TOMBSTONES_WRITTEN "tombstones_written"
+    /// The final table is merged into; no entry says so.
+    MERGED "merged"
+    /// The merge's end stands in the ledger.
+    MERGE_OUTCOME_WRITTEN "merge_outcome_written"
+    /// All is done, and the source was not told.
+    ACKNOWLEDGE_BEGINS "acknowledge_begins"
+    /// The source was told.
+    ACKNOWLEDGED "acknowledged"
+}
 
 /// The one that is armed, and the signal it sends.
 static ARMED: OnceLock<(Failpoint, &'static str)> = OnceLock::new();
@@ -72,7 +68,7 @@ const SIGNALS: [&str; 2] = ["KILL", "STOP"];
 /// [`User`](crate::error::Kind::User) where it names none.
 pub fn arm(text: &str) -> Result<()> {
     let armed = read(text).ok_or_else(|| {
-        let names = ALL.map(Failpoint::name).join(", ");
+        let names = names().collect::<Vec<_>>().join(", ");
         Error::user(format!("{VARIABLE} is `{text}`"))
             .hint(format!("expected NAME:KILL or NAME:STOP; names are {names}"))
     })?;
@@ -81,9 +77,13 @@ pub fn arm(text: &str) -> Result<()> {
     Ok(())
 }
 
+fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|failpoint| failpoint.name())
+}
+
 fn read(text: &str) -> Option<(Failpoint, &'static str)> {
     let (name, signal) = text.split_once(':')?;
-    let failpoint = ALL.into_iter().find(|failpoint| failpoint.name() == name)?;
+    let failpoint = ALL.iter().copied().find(|failpoint| failpoint.name() == name)?;
     Some((failpoint, SIGNALS.into_iter().find(|known| *known == signal)?))
 }
 
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn each_has_a_name_of_its_own() {
-        let names: std::collections::HashSet<_> = ALL.map(Failpoint::name).into();
+        let names: std::collections::HashSet<_> = names().collect();
         assert_eq!(names.len(), ALL.len());
     }
 }

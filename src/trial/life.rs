@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::samples::Dice;
+use crate::trial::dice::Dice;
 
 /// A daemon's life.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(crate) struct Life {
 
 impl Life {
     /// A life in which things go wrong, by chance.
-    pub(super) fn hard(dice: &mut Dice) -> Self {
+    pub(crate) fn hard(dice: &mut Dice) -> Self {
         let dies = dice.below(3) > 0;
         let stands = dice.below(4) == 0;
         Self {
@@ -50,13 +50,18 @@ impl Life {
         }
     }
 
+    /// Whether nothing goes wrong in it.
+    pub(crate) fn is_easy(&self) -> bool {
+        self.dice.is_none()
+    }
+
     /// Ends when it dies.
-    pub(super) async fn death(&self) {
+    pub(crate) async fn death(&self) {
         self.dead.cancelled().await;
     }
 
     /// Whatever is left of it does nothing more.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.dead.cancel();
     }
 
@@ -66,7 +71,7 @@ impl Life {
     }
 
     /// A number below `end`; 0 where nothing goes wrong.
-    pub(super) fn below(&self, end: u64) -> u64 {
+    pub(crate) fn below(&self, end: u64) -> u64 {
         self.dice.as_ref().map_or(0, |dice| dice.lock().unwrap().below(end))
     }
 
@@ -104,11 +109,9 @@ impl Life {
             }
         }
     }
-}
 
-impl Life {
     /// Whether it died, and whether it stood still.
-    pub(super) fn came_to(&self) -> (bool, bool) {
+    pub(crate) fn came_to(&self) -> (bool, bool) {
         (self.dead.is_cancelled(), self.stands_until.lock().unwrap().is_some())
     }
 }
