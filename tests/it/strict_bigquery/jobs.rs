@@ -1,4 +1,4 @@
-//! Query jobs: each id is taken once, for ever; a job runs when it has been asked after often enough.
+//! Jobs: each id is taken once, for ever; a query runs when it has been asked after often enough, a load finds no file.
 //!
 //! See <https://cloud.google.com/bigquery/docs/reference/rest/v2/jobs>.
 
@@ -20,7 +20,11 @@ const DML_QUEUED_MAX: usize = 20;
 const QUERY_KEYS: [&str; 6] =
     ["query", "useLegacySql", "priority", "useQueryCache", "maximumBytesBilled", "destinationEncryptionConfiguration"];
 
-/// A query job.
+/// What may be said of a load.
+const LOAD_KEYS: [&str; 7] =
+    ["sourceUris", "destinationTable", "sourceFormat", "schema", "autodetect", "writeDisposition", "createDisposition"];
+
+/// A job.
 #[derive(Debug)]
 pub(super) struct Job {
     id: String,
@@ -38,27 +42,24 @@ pub(super) struct Job {
     ended: Option<Result<Outcome>>,
 }
 
-/// What a new job is made of.
-struct NewJob<'a> {
-    id: Option<String>,
-    location: Option<&'a str>,
-    query: &'a Value,
-    configuration: Value,
-    fails: Option<&'static str>,
-}
-
 impl World {
     /// `jobs.insert`; the job fails where a test gives a reason.
     pub(super) fn insert_job(&mut self, body: &Value, fails: Option<&'static str>) -> Result<Value> {
         schema::known_keys(body, &["jobReference", "configuration"])?;
-        schema::known_keys(&body["configuration"], &["query", "labels", "jobTimeoutMs", "jobType"])?;
+        let configuration = &body["configuration"];
+        schema::known_keys(configuration, &["query", "load", "labels", "jobTimeoutMs", "jobType"])?;
         schema::known_keys(&body["jobReference"], &["projectId", "jobId", "location"])?;
-        let query = &body["configuration"]["query"];
-        schema::known_keys(query, &QUERY_KEYS)?;
-        let id = body["jobReference"]["jobId"].as_str().map(str::to_owned);
+        let id = body["jobReference"]["jobId"].as_str();
         let location = body["jobReference"]["location"].as_str();
-        let job = NewJob { id, location, query, configuration: body["configuration"].clone(), fails };
-        let id = self.new_job(job)?;
+        let job = self.fresh_job(id, location, configuration.clone())?;
+        let id = match (&configuration["query"], &configuration["load"]) {
+            (query, Value::Null) => {
+                schema::known_keys(query, &QUERY_KEYS)?;
+                self.new_query(job, query, fails)?
+            }
+            (Value::Null, load) => self.new_load(job, load)?,
+            _ => return Err(Trouble::invalid("a job is a query or a load")),
+        };
         self.show_job(&id)
     }
 
@@ -81,43 +82,72 @@ impl World {
         schema::known_keys(body, &known)?;
         let configuration = json!({"query": {"query": body["query"]}});
         let location = body["location"].as_str();
-        let id = self.new_job(NewJob { id: None, location, query: body, configuration, fails: None })?;
+        let job = self.fresh_job(None, location, configuration)?;
+        let id = self.new_query(job, body, None)?;
         let int64_timestamps = body["formatOptions"]["useInt64Timestamp"] == json!(true);
         self.results(&id, Page { int64_timestamps, start: 0, most: body["maxResults"].as_u64() })
     }
 
-    fn new_job(&mut self, new: NewJob<'_>) -> Result<String> {
-        let query = new.query;
-        if query["useLegacySql"] != json!(false) {
-            return Err(Trouble::invalid("useLegacySql must be false: its default is true"));
-        }
-        let sql = query["query"].as_str().ok_or_else(|| Trouble::invalid("Required parameter is missing: query"))?;
-        let id = new.id.unwrap_or_else(|| format!("job_{}", self.fresh_number()));
+    /// A job of this id, or of one of the server's own, that does nothing yet.
+    fn fresh_job(&mut self, id: Option<&str>, location: Option<&str>, configuration: Value) -> Result<Job> {
+        let id = id.map_or_else(|| format!("job_{}", self.fresh_number()), str::to_owned);
         if id.is_empty() || id.len() > 1024 || id.chars().any(|c| !c.is_ascii_alphanumeric() && !"_-".contains(c)) {
             return Err(Trouble::invalid(format!("Invalid job ID \"{id}\"")));
         }
         if self.jobs.contains_key(&id) {
             return Err(Trouble::duplicate(format!("Job {PROJECT}:{id}")));
         }
-        let mut job = Job {
-            id: id.clone(),
-            location: new.location.unwrap_or_default().to_owned(),
-            configuration: new.configuration,
-            sql: sql.to_owned(),
+        Ok(Job {
+            id,
+            location: location.unwrap_or_default().to_owned(),
+            configuration,
+            sql: String::new(),
             statement_type: "",
             changes: None,
             created: self.clock.now(),
             polls_left: self.options.job_polls,
             bytes: 0,
             ended: None,
-        };
+        })
+    }
+
+    /// Starts a job that runs this query; gives its id.
+    fn new_query(&mut self, mut job: Job, query: &Value, fails: Option<&'static str>) -> Result<String> {
+        if query["useLegacySql"] != json!(false) {
+            return Err(Trouble::invalid("useLegacySql must be false: its default is true"));
+        }
+        let sql = query["query"].as_str().ok_or_else(|| Trouble::invalid("Required parameter is missing: query"))?;
+        job.sql = sql.to_owned();
         if let Err(trouble) = self.admit(&mut job) {
             job.ended = Some(Err(trouble));
-        } else if let Some(reason) = new.fails {
+        } else if let Some(reason) = fails {
             job.ended = Some(Err(Trouble::new(503, reason, "a fault that the test asked for")));
         }
+        let id = job.id.clone();
         self.jobs.insert(id.clone(), job);
         self.run_if_due(&id);
+        Ok(id)
+    }
+
+    /// Starts a job that loads files, and ends it: it counts against its table's quota, and finds none of them, as there
+    /// is no Cloud Storage here.
+    fn new_load(&mut self, mut job: Job, load: &Value) -> Result<String> {
+        schema::known_keys(load, &LOAD_KEYS)?;
+        let missing = |key: &str| Trouble::invalid(format!("Required parameter is missing: {key}"));
+        let table = &load["destinationTable"];
+        let dataset = table["datasetId"].as_str().ok_or_else(|| missing("datasetId"))?;
+        let name = table["tableId"].as_str().ok_or_else(|| missing("tableId"))?;
+        let uri = load["sourceUris"][0].as_str().ok_or_else(|| missing("sourceUris"))?;
+        job.location.clone_from(&self.dataset(dataset)?.location);
+        let is_admitted = self.table_loads.take(&format!("{dataset}.{name}"), self.clock.now());
+        job.ended = Some(Err(if is_admitted {
+            Trouble::not_found(format!("URI {uri}"))
+        } else {
+            let what = "Your table exceeded quota for imports or query appends per table.";
+            Trouble::new(403, "quotaExceeded", format!("Quota exceeded: {what}"))
+        }));
+        let id = job.id.clone();
+        self.jobs.insert(id.clone(), job);
         Ok(id)
     }
 
@@ -231,7 +261,7 @@ impl World {
             status["errors"] = json!([trouble.to_error_result()]);
         }
         let mut configuration = job.configuration.clone();
-        configuration["jobType"] = json!("QUERY");
+        configuration["jobType"] = json!(if configuration.get("load").is_some() { "LOAD" } else { "QUERY" });
         Ok(json!({
             "kind": "bigquery#job", "id": format!("{PROJECT}:{}.{}", job.location, job.id),
             "jobReference": job.reference(), "configuration": configuration, "status": status,
@@ -298,7 +328,12 @@ impl Job {
 
     fn statistics(&self) -> Value {
         let created = self.created.timestamp_millis().to_string();
-        let mut out = json!({"creationTime": created, "startTime": created, "query": {}});
+        let mut out = json!({"creationTime": created, "startTime": created});
+        if self.configuration.get("load").is_some() {
+            out["load"] = json!({});
+            return out;
+        }
+        out["query"] = json!({});
         if !self.statement_type.is_empty() {
             out["query"]["statementType"] = json!(self.statement_type);
         }

@@ -8,7 +8,7 @@
 //! stopped and turned forward.
 //! It simplifies: `totalBytesProcessed` is a rough size, partitions and clustering are checked but prune nothing,
 //! constraints are kept but not used, a failed statement is always told by the job, values of unlike types are compared
-//! where DuckDB does, native change data capture takes effect at once, and load jobs are refused.
+//! where DuckDB does, native change data capture takes effect at once, and load jobs are counted but find no file.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -66,6 +66,8 @@ const METADATA_UPDATES: Limit = Limit { most: 5, within: TimeDelta::seconds(10) 
 /// Mutating statements on one table, see
 /// <https://cloud.google.com/bigquery/quotas#data-manipulation-language-statements>.
 const DML_STATEMENTS: Limit = Limit { most: 25, within: TimeDelta::seconds(10) };
+/// Loads into one table, failed ones included, see <https://cloud.google.com/bigquery/quotas#load_jobs>.
+const TABLE_LOADS: Limit = Limit { most: 1_500, within: TimeDelta::days(1) };
 
 /// What becomes of values for a column that the Write API does not know of yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::jobs::Job;
 use super::quota::Quota;
 use super::streams::Stream;
 use super::tables::{Dataset, Table};
-use super::{DML_STATEMENTS, METADATA_UPDATES, Options};
+use super::{DML_STATEMENTS, METADATA_UPDATES, Options, TABLE_LOADS};
 
 /// The server's own time: it runs as time does, from a fixed moment on, and a test can stop it and turn it forward.
 #[derive(Debug)]
@@ -71,6 +71,7 @@ pub(super) struct World {
     pub(super) metadata_updates: Quota,
     pub(super) dml_statements: Quota,
     pub(super) new_streams: Quota,
+    pub(super) table_loads: Quota,
     pub(super) on_commit: Vec<OnCommit>,
     numbers: u64,
 }
@@ -87,6 +88,7 @@ impl World {
             metadata_updates: Quota::new(METADATA_UPDATES),
             dml_statements: Quota::new(DML_STATEMENTS),
             new_streams: Quota::new(options.new_streams),
+            table_loads: Quota::new(TABLE_LOADS),
             on_commit: Vec::new(),
             numbers: 0,
             options,

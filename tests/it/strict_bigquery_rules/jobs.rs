@@ -32,6 +32,8 @@ async fn unfit_jobs_are_refused() {
         json!({"query": {"query": ALL, "useLegacySql": true}}),
         json!({"query": {"query": ALL, "useLegacySql": false, "destinationTable": {}}}),
         json!({"load": {"sourceUris": []}}),
+        json!({"load": {"sourceUris": ["gs://b/o"], "destinationTable": {"datasetId": "shop"}}}),
+        json!({"load": {"sourceUris": ["gs://b/o"]}, "query": {"query": ALL, "useLegacySql": false}}),
         json!({"copy": {}}),
     ] {
         client.check("POST", "jobs", json!({"configuration": configuration}), "400 invalid").await;
@@ -39,6 +41,29 @@ async fn unfit_jobs_are_refused() {
     let body =
         json!({"jobReference": {"jobId": "a b"}, "configuration": {"query": {"query": ALL, "useLegacySql": false}}});
     client.check("POST", "jobs", body, "400 invalid").await;
+}
+
+#[tokio::test]
+async fn a_table_takes_1500_loads_a_day_those_that_fail_included() {
+    let client = Client::with_orders(Options::default()).await;
+    client.server.stop_time();
+    let load = |id: String, table: &'static str| {
+        let destination = json!({"projectId": "test-project", "datasetId": "shop", "tableId": table});
+        let load = json!({"sourceUris": ["gs://bucket/file.parquet"], "destinationTable": destination});
+        let body = json!({"jobReference": {"jobId": id}, "configuration": {"load": load}});
+        let client = &client;
+        async move {
+            let job = client.check("POST", "jobs", body, "200").await;
+            job["status"]["errorResult"]["reason"].as_str().unwrap().to_owned()
+        }
+    };
+    for n in 0..1_500 {
+        assert_eq!(load(format!("l{n}"), "orders").await, "notFound");
+    }
+    assert_eq!(load("more".to_owned(), "orders").await, "quotaExceeded");
+    assert_eq!(load("other".to_owned(), "others").await, "notFound");
+    client.server.advance(chrono::TimeDelta::days(1));
+    assert_eq!(load("tomorrow".to_owned(), "orders").await, "notFound");
 }
 
 #[tokio::test]
