@@ -257,6 +257,7 @@ async fn files(store: &InMemory, log: &Log) -> VecDeque<(Instant, ChangeFile)> {
             format: FileFormat::Parquet,
             gzip: true,
             time_ms,
+            time_named: true,
             rows: None,
         };
         let times = Times {

@@ -114,6 +114,7 @@ fn change_file(size: u64) -> ChangeFile {
         format: FileFormat::Parquet,
         gzip: true,
         time_ms: 0,
+        time_named: true,
         rows: None,
     }
 }

@@ -57,6 +57,7 @@ impl Shelf {
             format: if path.contains(".csv") { FileFormat::Csv } else { FileFormat::Parquet },
             gzip: path.ends_with(".gz"),
             time_ms,
+            time_named: true,
             rows: None,
         }
     }

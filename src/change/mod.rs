@@ -145,6 +145,9 @@ pub struct ChangeFile {
     pub gzip: bool,
     /// The file's time in ms since 1970: the time in its name; for others when it was last modified.
     pub time_ms: i64,
+    /// Whether that is the time in its name.
+    #[serde(default)]
+    pub time_named: bool,
     /// How many rows it has, where that was learned without inflating it.
     pub rows: Option<u64>,
 }
@@ -157,13 +160,18 @@ impl ChangeFile {
 
     /// Whether it is a file on a disk, and no object in a store.
     pub fn is_on_disk(&self) -> bool {
-        !self.location.contains("://")
+        is_on_disk(&self.location)
     }
 
     /// The file's time.
     pub fn time(&self) -> DateTime<Utc> {
         DateTime::from_timestamp_millis(self.time_ms).unwrap_or_default()
     }
+}
+
+/// Whether a change file's location is on a disk, and not in an object store.
+pub fn is_on_disk(location: &str) -> bool {
+    !location.contains("://")
 }
 
 #[cfg(test)]
@@ -182,6 +190,7 @@ impl ChangeFile {
             format: FileFormat::Parquet,
             gzip: false,
             time_ms: 0,
+            time_named: true,
             rows: None,
         }
     }

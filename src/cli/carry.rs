@@ -13,7 +13,7 @@ use crate::cli::{Ended, say, tell};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, SinkConfig};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::{Ledger, State};
+use crate::ledger::{Ledger, Sightings, State};
 use crate::pipeline::report::Observer;
 use crate::pipeline::{Pipeline, memory_of, staging_of};
 use crate::sink::Sink;
@@ -147,21 +147,31 @@ fn end_on_signals(shutdown: &CancellationToken) -> Result<()> {
 }
 
 /// The files that the ledger has on record.
-struct LedgerFiles(Vec<State>);
+struct LedgerFiles(Vec<(State, Sightings)>);
 
 impl LedgerFiles {
     async fn read(ledger: &Ledger, tables: &[TableName]) -> Self {
         let mut states = Vec::new();
         for table in tables {
             // A damaged chain stops its table when that runs; here it only means that nothing is known.
-            states.extend(ledger.peek(table).await.ok());
+            states.extend(Self::of_table(ledger, table).await.ok());
         }
         Self(states)
+    }
+
+    async fn of_table(ledger: &Ledger, table: &TableName) -> Result<(State, Sightings)> {
+        let state = ledger.peek(table).await?;
+        let sightings = ledger.sightings(table, &state).await?;
+        Ok((state, sightings))
     }
 }
 
 impl KnownFiles for LedgerFiles {
     fn known(&self, location: &str, size: u64, modified_ms: i64) -> Option<String> {
-        self.0.iter().find_map(|state| state.known_file(location, size, modified_ms)).map(str::to_owned)
+        let known = |(state, sightings): &(State, Sightings)| {
+            let recent = state.known_file(location, size, modified_ms).map(str::to_owned);
+            recent.or_else(|| sightings.version(location, size, modified_ms))
+        };
+        self.0.iter().find_map(known)
     }
 }

@@ -300,6 +300,8 @@ pub struct PipelineConfig {
     pub staging: Option<PathBuf>,
     /// How long committed changes may wait for a merge into the final table, so that one merge serves many.
     pub merge_every: Duration,
+    /// How many entries a table's chain in the ledger grows by before it is compacted.
+    pub ledger_entries_max: u64,
     /// How long a shutdown may take.
     pub shutdown_grace: Duration,
     /// Who is told of trouble.
@@ -324,6 +326,7 @@ impl Default for PipelineConfig {
             inflate_bytes_max: 2 << 30,
             staging: None,
             merge_every: Duration::from_secs(1),
+            ledger_entries_max: 1_000,
             shutdown_grace: Duration::from_secs(25),
             notification_channels: Vec::new(),
         }

@@ -36,7 +36,7 @@ const TABLE_KEYS: [&str; 16] = [
     "immutable",
     "description",
 ];
-const PIPELINE_KEYS: [&str; 15] = [
+const PIPELINE_KEYS: [&str; 16] = [
     "batch_size",
     "batch_bytes",
     "batch_rows",
@@ -50,6 +50,7 @@ const PIPELINE_KEYS: [&str; 15] = [
     "inflate_max",
     "staging",
     "merge_every",
+    "ledger_entries",
     "shutdown_grace",
     "notification_channels",
 ];
@@ -375,6 +376,7 @@ fn pipeline(at: &Cursor<'_>, folder: &Path, own: PipelineConfig) -> Result<Pipel
         inflate_bytes_max: size("inflate_max", own.inflate_bytes_max)?,
         staging: read(at, "staging", |at| path(at, folder))?,
         merge_every: read(at, "merge_every", Cursor::duration)?.unwrap_or(own.merge_every),
+        ledger_entries_max: read(at, "ledger_entries", |at| at.integer(1))?.unwrap_or(own.ledger_entries_max),
         shutdown_grace: read(at, "shutdown_grace", Cursor::duration)?.unwrap_or(own.shutdown_grace),
         notification_channels: read(at, "notification_channels", channels)?.unwrap_or_default(),
     };

@@ -63,8 +63,11 @@ async fn after_six_hours_without_its_sink_the_daemon_has_lost_nothing_set_nothin
     let sink = Arc::new(FakeSink::default());
     *sink.outage.lock().unwrap() = Some((begun + OUTAGE_BEGINS, begun + OUTAGE_BEGINS + OUTAGE));
     let queue = FakeQueue::patient(Some(RECEIVES_MAX));
-    let store: Arc<dyn ObjectStore> =
-        Arc::new(LivedStore { inner: Arc::clone(&world.shelf.store), life: Arc::new(Life::easy()) });
+    let store: Arc<dyn ObjectStore> = Arc::new(LivedStore {
+        inner: Arc::clone(&world.shelf.store),
+        life: Arc::new(Life::easy()),
+        below: Arc::default(),
+    });
     let source = Arc::new(queue.source(Arc::clone(&store), SystemClock::shared()).await);
     let mut pipeline = world.pipeline(&sink, &Arc::new(Told::default())).await;
     pipeline.opener = Opener::new(store, Staging::new(ROOMY));

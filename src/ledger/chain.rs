@@ -1,5 +1,9 @@
 //! One table's chain: reading on to its head, and creating its next entry so that its writer knows for
 //! certain whether it did.
+//!
+//! Where the chain was compacted, the entries below are deleted, and their numbers are free again. So an entry counts
+//! only where, looked at after it was read or created, no compaction has a higher number. That a compaction is there is
+//! told by a mark under its number, which is made before anything is deleted.
 
 use std::time::Duration;
 
@@ -11,6 +15,7 @@ use super::names;
 use super::state::State;
 use super::store::{Created, Store};
 use crate::error::{Error, Kind, Result};
+use crate::trial::failpoint;
 use crate::trial::planted::Planted;
 
 /// How many entries are read side by side.
@@ -32,26 +37,125 @@ pub(super) enum Written {
     Taken,
 }
 
-/// The chain in one folder.
+/// How often a chain may be compacted while it is read.
+const RESTARTS_MAX: u32 = 20;
+
+/// The chain of one table.
 #[derive(Debug)]
 pub(super) struct Chain {
     store: Store,
     folder: String,
+    /// The folder of the compactions' marks.
+    marks: String,
     pace: Pace,
     /// The last entry known to outlive a power cut.
     settled: u64,
+    /// The last entry after which no compaction was seen to have a higher number.
+    trusted: u64,
 }
 
 impl Chain {
-    pub(super) fn new(store: Store, folder: String, pace: Pace) -> Self {
-        Self { store, folder, pace, settled: 0 }
+    pub(super) fn new(store: Store, table_folder: &str, pace: Pace) -> Self {
+        let folder = format!("{}/{table_folder}", names::TABLES);
+        let marks = format!("{}/{table_folder}", names::COMPACTIONS);
+        Self { store, folder, marks, pace, settled: 0, trusted: 0 }
     }
 
-    /// Takes every entry after the state's head into the state.
+    /// Takes every entry after the state's head into the state; all of them anew where the chain was compacted above its
+    /// head since.
     ///
     /// # Errors
     /// [`User`](Kind::User) where the chain is damaged; the state then holds the sound entries before that.
     pub(super) async fn read_on(&mut self, state: &mut State) -> Result<()> {
+        let mut begun_at = None;
+        for _ in 0..RESTARTS_MAX {
+            let read = self.read_forward(state).await;
+            let is_trusted = state.head() == self.trusted && read.is_ok();
+            if is_trusted || read.as_ref().is_err_and(|error| error.kind() == Kind::Retry) {
+                return read;
+            }
+            let compacted = self.compacted_above(state.head()).await?;
+            if compacted.is_none() || compacted == begun_at {
+                self.trusted = state.head();
+                return read;
+            }
+            begun_at = compacted;
+            self.restart(state);
+        }
+        Err(Error::retry("the ledger was compacted again and again while it was read"))
+    }
+
+    /// Forgets what was read, so that it is read again from the newest compaction on.
+    pub(super) fn restart(&mut self, state: &mut State) {
+        *state = State::default();
+        (self.settled, self.trusted) = (0, 0);
+    }
+
+    /// The entry that reading begins with, and its number: the newest compaction, else the first.
+    ///
+    /// # Errors
+    /// [`User`](Kind::User) where the chain is damaged.
+    pub(super) async fn first(&self) -> Result<Option<(u64, Entry)>> {
+        let mut number = self.newest_compaction().await?;
+        while let Some(compaction) = number {
+            match self.read(compaction).await? {
+                Some(entry @ Entry::Compacted(_)) => return Ok(Some((compaction, entry))),
+                Some(_) => return Err(damaged(compaction, "a mark says that it is a compaction, and it is not")),
+                None => {}
+            }
+            number = self.newest_compaction().await?.filter(|newer| *newer > compaction);
+            if number.is_none() {
+                return Err(damaged(compaction, "it is missing, though a mark says that it is a compaction"));
+            }
+        }
+        Ok(self.read(1).await?.map(|entry| (1, entry)))
+    }
+
+    /// The number of the newest compaction, where it is above this: then an entry with this number counts for nothing.
+    pub(super) async fn compacted_above(&self, number: u64) -> Result<Option<u64>> {
+        if Planted::CompactionUnseen.is_there() {
+            return Ok(None);
+        }
+        Ok(self.newest_compaction().await?.filter(|compaction| *compaction > number))
+    }
+
+    /// Says that the entry with this number is a compaction, for good; then the entries below it are deleted.
+    ///
+    /// # Errors
+    /// [`Retry`](Kind::Retry) where that could not be said, or not all could be deleted: a later compaction does.
+    pub(super) async fn mark_compacted(&self, number: u64) -> Result<()> {
+        let mark = format!("{}/{}", self.marks, names::entry_name(number));
+        let unknown = match self.store.create(&mark, Bytes::from_static(b"{}\n")).await? {
+            Created::Yes => None,
+            Created::Exists => Some(Error::retry("a compaction's mark was said to exist, but does not")),
+            Created::Unknown(error) => Some(error),
+        };
+        if let Some(unknown) = unknown {
+            // Only what can be read is there.
+            self.store.read(&mark).await?.ok_or(unknown)?;
+            self.store.settle(&self.marks).await?;
+        }
+        failpoint::COMPACTION_MARKED.reached();
+        for folder in [&self.folder, &self.marks] {
+            let is_below = |name: &String| names::entry_number(name).is_some_and(|found| found < number);
+            let names = self.store.names(folder).await?;
+            let below = names.into_iter().filter(is_below).map(|name| format!("{folder}/{name}")).collect();
+            self.store.delete(below).await?;
+        }
+        Ok(())
+    }
+
+    async fn newest_compaction(&self) -> Result<Option<u64>> {
+        let names = self.store.names(&self.marks).await?;
+        Ok(names.iter().filter_map(|name| names::entry_number(name)).max())
+    }
+
+    async fn read_forward(&mut self, state: &mut State) -> Result<()> {
+        if state.head() == 0
+            && let Some((number, Entry::Compacted(snapshot))) = self.first().await?
+        {
+            *state = State::compacted_at(number, &snapshot);
+        }
         let mut window = 1;
         loop {
             let (found, later) = self.read_window(next(state)?, window).await?;
@@ -80,8 +184,17 @@ impl Chain {
             if !self.store.has_entry_above(&self.folder, state.head()).await? {
                 return Ok(());
             }
-            self.demand(next(state)?).await?;
+            if self.compacted_above(state.head()).await?.is_some() {
+                self.restart(state);
+            } else {
+                self.demand(next(state)?).await?;
+            }
         }
+    }
+
+    /// Takes note that this entry, the writer's own, was seen to count.
+    pub(super) fn trust(&mut self, number: u64) {
+        self.trusted = number;
     }
 
     /// Creates the entry with this number unless there is one.

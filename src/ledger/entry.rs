@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 /// No entry is larger, in bytes; neither written nor read.
 pub const ENTRY_BYTES_MAX: u64 = 64 << 20;
 
+const DAY_MS: i64 = 86_400_000;
+
 /// One step in the life of a table. The first in its chain is [`Opened`](Entry::Opened), no other is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "snake_case")]
@@ -65,11 +67,24 @@ pub enum Entry {
         /// What it did.
         counts: MergeCounts,
     },
+    /// All that the entries before this one amount to: none of them is needed any more.
+    Compacted(Box<Snapshot>),
 }
 
 /// The kinds of entry this version knows, as `entry` names them.
-const KINDS: [&str; 10] =
-    ["opened", "intent", "committed", "lost", "set_aside", "superseded", "gone", "held", "merge_intent", "merged"];
+const KINDS: [&str; 11] = [
+    "opened",
+    "intent",
+    "committed",
+    "lost",
+    "set_aside",
+    "superseded",
+    "gone",
+    "held",
+    "merge_intent",
+    "merged",
+    "compacted",
+];
 
 /// What is fixed when a chain is opened and cannot be changed under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +135,9 @@ pub struct FileEntry {
     pub kind: FileKind,
     /// The time that orders its rows, in ms since 1970.
     pub time_ms: i64,
+    /// Whether that is the time in its name.
+    #[serde(default)]
+    pub time_named: bool,
 }
 
 impl From<&ChangeFile> for FileEntry {
@@ -132,8 +150,112 @@ impl From<&ChangeFile> for FileEntry {
             modified_ms: file.modified_ms,
             kind: file.kind,
             time_ms: file.time_ms,
+            time_named: file.time_named,
         }
     }
+}
+
+/// What a file is looked up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileKey {
+    /// Its identity.
+    pub id: FileId,
+    /// The day that its name tells, in days since 1970; None where it tells none.
+    pub day: Option<i64>,
+}
+
+impl FileKey {
+    fn new(id: FileId, time_ms: i64, time_named: bool) -> Self {
+        Self { id, day: time_named.then(|| time_ms.div_euclid(DAY_MS)) }
+    }
+}
+
+impl From<&ChangeFile> for FileKey {
+    fn from(file: &ChangeFile) -> Self {
+        Self::new(file.id(), file.time_ms, file.time_named)
+    }
+}
+
+impl From<&FileEntry> for FileKey {
+    fn from(file: &FileEntry) -> Self {
+        Self::new(file.id, file.time_ms, file.time_named)
+    }
+}
+
+/// All that a chain's entries amount to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// What opened the chain.
+    pub opened: Opened,
+    /// The segments of files with a final state.
+    pub files: Vec<Segment>,
+    /// The segments by which files on a disk are known again without being read.
+    pub sightings: Vec<Segment>,
+    /// Files that are known and have no final state.
+    pub unfinished: Vec<Unfinished>,
+    /// Intents without an outcome, by number.
+    pub open_intents: Vec<(u64, Intent)>,
+    /// The numbers of lost intents; every other one that is not open was committed.
+    pub lost: Vec<u64>,
+    /// Batches that no finished merge has: the number of the intent, the attempt, and how many rows.
+    pub unmerged: Vec<(u64, Attempt, u64)>,
+    /// Files that wait in the chain.
+    pub held: Vec<ChangeFile>,
+    /// The merge that is open, by number.
+    pub open_merge: Option<(u64, MergeAttempt)>,
+    /// Every column that files brought, in the order of first sight.
+    pub source_columns: Vec<String>,
+    /// The highest committed intent's number, and its transform's fingerprint.
+    pub transform: Option<(u64, String)>,
+    /// What the target keeps of the changes.
+    pub rules: Option<TargetRules>,
+    /// How many files were committed.
+    pub files_committed: u64,
+    /// How many rows they had.
+    pub rows_committed: u64,
+    /// How many files were deleted or overwritten before they were read.
+    pub files_vanished: u64,
+    /// The files that were set aside, oldest first.
+    pub set_aside: Vec<SetAside>,
+    /// Whether each of the latest files with a final state was set aside.
+    pub recent: Vec<bool>,
+}
+
+/// A file that is known and has no final state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// Its identity.
+    pub id: FileId,
+    /// The time under which it was first seen, in ms since 1970.
+    pub time_ms: i64,
+    /// The day that its name tells, in days since 1970.
+    pub day: Option<i64>,
+}
+
+/// A file that cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    /// The file.
+    pub file: FileEntry,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// Sorted records of fixed length in an object of their own, which is never changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// The object's name.
+    pub name: String,
+    /// The day that its files' names tell, in days since 1970; None where they tell none.
+    pub day: Option<i64>,
+    /// How many records it has.
+    pub records: u64,
+    /// The first record's key.
+    pub first: FileId,
+    /// The last record's key.
+    pub last: FileId,
+    /// The BLAKE3 of its bytes, in hex.
+    pub hash: String,
 }
 
 /// An entry as it is stored.
@@ -208,7 +330,7 @@ pub(super) fn damaged(number: u64, what: impl std::fmt::Display) -> Error {
 mod tests {
     use super::*;
     use crate::error::Kind;
-    use crate::ledger::samples::{announced, file, intent};
+    use crate::ledger::samples::{announced, file, intent, snapshot};
 
     fn envelope(entry: Entry) -> Envelope {
         Envelope { nonce: "n1".into(), written_at: DateTime::UNIX_EPOCH, writer: "w".into(), entry }
@@ -234,6 +356,7 @@ mod tests {
             Entry::Held { files: vec![announced("f")] },
             Entry::MergeIntent(merge),
             Entry::Merged { merge: 3, counts: MergeCounts { inserted: 1, updated: 2, deleted: 3 } },
+            Entry::Compacted(Box::new(snapshot())),
         ]
     }
 

@@ -1,10 +1,11 @@
 //! An object store for tests that fails as real ones do: answers get lost, requests too, conflicts are
 //! claimed where there are none, and tasks take turns at every request.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -13,6 +14,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use super::names;
 use crate::trial::dice::Dice;
 
 /// What happens to one put.
@@ -41,7 +43,12 @@ pub(crate) struct Faulty {
     script: Mutex<VecDeque<Fault>>,
     dice: Option<Mutex<Dice>>,
     unseen: Mutex<Option<Path>>,
+    /// The entries that were created and counted then, by number, whatever was deleted since.
+    counted: Counted,
 }
+
+/// Entries by number, as several stores share them.
+pub(crate) type Counted = Arc<Mutex<BTreeMap<u64, Bytes>>>;
 
 impl Faulty {
     /// A store whose puts meet these faults, one after the other, and then none.
@@ -51,16 +58,18 @@ impl Faulty {
             script: Mutex::new(script.iter().copied().collect()),
             dice: None,
             unseen: Mutex::default(),
+            counted: Arc::default(),
         })
     }
 
     /// A store that fails at random, and lets others run at random.
-    pub(crate) fn random(inner: Arc<InMemory>, seed: u64) -> Arc<Self> {
+    pub(crate) fn random(inner: Arc<InMemory>, seed: u64, counted: &Counted) -> Arc<Self> {
         Arc::new(Self {
             inner,
             script: Mutex::default(),
             dice: Some(Mutex::new(Dice::new(seed))),
             unseen: Mutex::default(),
+            counted: Arc::clone(counted),
         })
     }
 
@@ -72,6 +81,16 @@ impl Faulty {
     /// The faults that were not met yet.
     pub(crate) fn rest(&self) -> usize {
         self.script.lock().unwrap().len()
+    }
+
+    /// The number of the entry there, where it counts if it is created now.
+    async fn counts(&self, location: &Path) -> Option<u64> {
+        let (root, name) = location.as_ref().split_once("/tables/")?;
+        let (table, entry) = name.rsplit_once('/')?;
+        let marks = Path::parse(format!("{root}/compactions/{table}")).unwrap();
+        let marks = self.inner.list_with_delimiter(Some(&marks)).await.unwrap();
+        let is_below = marks.objects.iter().any(|mark| mark.location.filename().unwrap() > entry);
+        names::entry_number(entry).filter(|_| !is_below)
     }
 
     fn roll(&self, end: u64) -> u64 {
@@ -117,7 +136,12 @@ impl ObjectStore for Faulty {
             Fault::Overwrites => options.mode = PutMode::Overwrite,
             _ => {}
         }
+        let counts = self.counts(location).await;
         let put = self.inner.put_opts(location, payload.clone(), options.clone()).await;
+        if let (Some(number), Ok(_)) = (counts, &put) {
+            let bytes: Bytes = payload.iter().flatten().copied().collect();
+            assert_eq!(self.counted.lock().unwrap().insert(number, bytes), None, "entry {number} counts twice");
+        }
         self.take_turns().await;
         match fault {
             Fault::AnswerLost => Err(lost()),
@@ -148,8 +172,8 @@ impl ObjectStore for Faulty {
         unimplemented!("a ledger never does this")
     }
 
-    fn delete_stream(&self, _: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        unimplemented!("a ledger never does this")
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {

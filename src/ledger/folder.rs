@@ -84,6 +84,30 @@ impl Folder {
         .await
     }
 
+    pub(super) async fn names(&self, key: &str) -> Result<Vec<String>> {
+        let path = self.root.join(key);
+        self.run("list", key.into(), move || {
+            let mut names = Vec::new();
+            for child in if_found(fs::read_dir(&path))?.into_iter().flatten() {
+                let child = child?;
+                if let (true, Ok(name)) = (child.file_type()?.is_file(), child.file_name().into_string()) {
+                    names.push(name);
+                }
+            }
+            Ok(names)
+        })
+        .await
+    }
+
+    pub(super) async fn delete(&self, keys: Vec<String>) -> Result<()> {
+        let Some(first) = keys.first().cloned() else { return Ok(()) };
+        let root = self.root.clone();
+        self.run("delete", first, move || {
+            keys.iter().try_for_each(|key| if_found(fs::remove_file(root.join(key))).map(|_| ()))
+        })
+        .await
+    }
+
     pub(super) async fn has_entry_above(&self, folder: &str, number: u64) -> Result<bool> {
         let path = self.root.join(folder);
         self.run("list", folder.into(), move || {

@@ -2,10 +2,12 @@
 //!
 //! A ledger is a folder or a prefix of an object store:
 //! ```text
-//! ledger.json                                         whose ledger it is
-//! tables/<database>/<table>/00000000000000000001.json the first entry of a table's chain
+//! ledger.json                                              whose ledger it is
+//! tables/<database>/<table>/00000000000000000001.json      the first entry of a table's chain
+//! compactions/<database>/<table>/00000000000000001001.json says that this entry stands for all before it
+//! segments/<database>/<table>/00000000000000001001-<id>    files that are done with, as such an entry names them
 //! ```
-//! An entry is never changed and never removed. Whoever creates entry n has read those before it, so
+//! An entry is never changed, and is removed only once a later one stands for it. Whoever creates entry n has read those before it, so
 //! everything a table's writers agree on is the [`State`] that the entries amount to. Clocks decide nothing.
 
 use std::path::PathBuf;
@@ -18,10 +20,11 @@ use object_store::ObjectStore;
 
 use crate::change::TableName;
 use crate::clock::Clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::storage::{Aws, S3Location, explained};
 
 mod chain;
+mod compaction;
 mod entry;
 #[cfg(test)]
 mod faulty;
@@ -31,20 +34,25 @@ mod objects;
 mod root;
 #[cfg(test)]
 mod samples;
+mod segment;
 mod state;
 mod store;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub use entry::{ENTRY_BYTES_MAX, Entry, Envelope, FileEntry, Intent, Opened};
-pub use state::{FileState, RECENT_FILES, SetAside, State};
+pub use entry::{
+    ENTRY_BYTES_MAX, Entry, Envelope, FileEntry, FileKey, Intent, Opened, Segment, SetAside, Snapshot, Unfinished,
+};
+pub use segment::Sightings;
+pub use state::{FileState, RECENT_FILES, State};
 pub use table::{Claim, Opening, TableLedger};
 
 use chain::{Chain, Pace};
 use folder::Folder;
 use objects::Objects;
 use root::Root;
+use segment::{Cache, Segments};
 use store::Store;
 
 /// How many chains are looked at side by side.
@@ -63,6 +71,7 @@ pub struct Ledger {
     writer: String,
     pace: Pace,
     read_only: bool,
+    segments_read: Arc<Cache>,
 }
 
 impl Ledger {
@@ -151,6 +160,18 @@ impl Ledger {
         Ok(state)
     }
 
+    /// What the ledger knows of files on a disk that this state of a table does not have itself.
+    ///
+    /// # Errors
+    /// [`Retry`](crate::error::Kind::Retry) where the table's chain was compacted since the state was read;
+    /// [`User`](crate::error::Kind::User) where the ledger is damaged.
+    pub async fn sightings(&self, table: &TableName, state: &State) -> Result<Sightings> {
+        let found = self.segments(table).sightings(state.sightings()).await;
+        found
+            .and_then(|found| found.ok_or_else(|| Error::retry("the ledger was compacted while it was read")))
+            .map_err(|error| error.in_table(table))
+    }
+
     async fn in_store(store: Store, bound_to: &str, clock: Arc<dyn Clock>) -> Result<Self> {
         let root = root::find_or_create(&store, bound_to, clock.as_ref()).await?;
         Ok(Self::of(store, root, clock))
@@ -158,11 +179,17 @@ impl Ledger {
 
     fn of(store: Store, root: Root, clock: Arc<dyn Clock>) -> Self {
         let writer = format!("freshet {} {}", env!("CARGO_PKG_VERSION"), clock.fresh_id());
-        Self { store, clock, id: root.id, created: root.created, writer, pace: PACE, read_only: false }
+        let (id, created, segments_read) = (root.id, root.created, Arc::default());
+        Self { store, clock, id, created, writer, pace: PACE, read_only: false, segments_read }
     }
 
     fn chain(&self, table: &TableName) -> Chain {
-        Chain::new(self.store.clone(), names::chain_folder(table), self.pace)
+        Chain::new(self.store.clone(), &names::table_folder(table), self.pace)
+    }
+
+    fn segments(&self, table: &TableName) -> Segments {
+        let folder = format!("{}/{}", names::SEGMENTS, names::table_folder(table));
+        Segments::new(self.store.clone(), folder, Arc::clone(&self.segments_read), Arc::clone(&self.clock))
     }
 
     /// The table whose chain stands in the folder of these segments; None where that holds no entry.
@@ -174,12 +201,15 @@ impl Ledger {
             return Ok(begun.then(|| TableName::new(database, table)));
         }
         // The name was too long for the folder's: only the chain knows it whole.
-        let Some(bytes) = self.store.read(&format!("{folder}/{}", names::entry_name(1))).await? else {
-            return Ok(None);
-        };
-        match Envelope::from_bytes(1, &bytes).map(|envelope| envelope.entry) {
-            Ok(Entry::Opened(opened)) => Ok(Some(opened.table)),
-            Ok(_) => Ok(self.pass_over(&folder, entry::damaged(1, "the chain does not begin with what opens it"))),
+        let chain = Chain::new(self.store.clone(), &format!("{database}/{table}"), self.pace);
+        match chain.first().await {
+            Ok(None) => Ok(None),
+            Ok(Some((_, Entry::Opened(opened)))) => Ok(Some(opened.table)),
+            Ok(Some((_, Entry::Compacted(snapshot)))) => Ok(Some(snapshot.opened.table)),
+            Ok(Some(_)) => {
+                Ok(self.pass_over(&folder, entry::damaged(1, "the chain does not begin with what opens it")))
+            }
+            Err(error) if error.kind() == Kind::Retry => Err(error),
             Err(error) => Ok(self.pass_over(&folder, error)),
         }
     }

@@ -5,15 +5,21 @@ use crate::change::TableName;
 /// The entry that says whose ledger it is.
 pub(super) const ROOT: &str = "ledger.json";
 
-/// The folder with a folder for each database.
+/// The folder with a folder for each database, in which each table has a folder with its chain.
 pub(super) const TABLES: &str = "tables";
+
+/// The same for the marks that say which entries are compactions.
+pub(super) const COMPACTIONS: &str = "compactions";
+
+/// The same for segments.
+pub(super) const SEGMENTS: &str = "segments";
 
 /// File systems allow 255 bytes to a segment; longer names are cut and told apart by a hash.
 const SEGMENT_BYTES_MAX: usize = 200;
 
-/// The folder of a table's chain.
-pub(super) fn chain_folder(table: &TableName) -> String {
-    format!("{TABLES}/{}/{}", segment(&table.database), segment(&table.table))
+/// The folder of a table, in each of those.
+pub(super) fn table_folder(table: &TableName) -> String {
+    format!("{}/{}", segment(&table.database), segment(&table.table))
 }
 
 /// The name that a segment stands for; None where it was cut.
@@ -86,7 +92,7 @@ mod tests {
         for foreign in ["a~b", "%", "%4", "%zz", "%FF", "%2e", "%61", "ä", ".tmp", ""] {
             assert_eq!(name_of(foreign), None, "{foreign}");
         }
-        assert_eq!(chain_folder(&TableName::new("..", "t")), "tables/%2E%2E/t");
+        assert_eq!(table_folder(&TableName::new("..", "t")), "%2E%2E/t");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode};
 
@@ -75,6 +75,26 @@ impl Objects {
         Ok(found.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
     }
 
+    pub(super) async fn names(&self, key: &str) -> Result<Vec<String>> {
+        let path = self.path(key)?;
+        let found = self.store.list_with_delimiter(Some(&path)).await;
+        let found = found.map_err(|error| self.trouble("list", key, error))?;
+        Ok(found.objects.iter().filter_map(|object| object.location.filename().map(str::to_owned)).collect())
+    }
+
+    pub(super) async fn delete(&self, keys: Vec<String>) -> Result<()> {
+        let Some(first) = keys.first().cloned() else { return Ok(()) };
+        let paths: Vec<Path> = keys.iter().map(|key| self.path(key)).collect::<Result<_>>()?;
+        let mut deleted = self.store.delete_stream(stream::iter(paths).map(Ok).boxed());
+        while let Some(outcome) = deleted.next().await {
+            match outcome {
+                Ok(_) | Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(self.trouble("delete", &first, error)),
+            }
+        }
+        Ok(())
+    }
+
     pub(super) async fn has_entry_above(&self, folder: &str, number: u64) -> Result<bool> {
         let prefix = self.path(folder)?;
         let offset = self.path(&format!("{folder}/{}", names::entry_name(number)))?;
@@ -101,9 +121,9 @@ impl Objects {
     fn trouble(&self, verb: &str, key: &str, error: StoreError) -> Error {
         let message = format!("the ledger cannot {verb} {key} in {}", self.describe());
         match &error {
-            StoreError::PermissionDenied { .. } => {
-                Error::user(message).because(error).hint("grant reading, listing and writing below the ledger's prefix")
-            }
+            StoreError::PermissionDenied { .. } => Error::user(message)
+                .because(error)
+                .hint("grant reading, listing, writing and deleting below the ledger's prefix"),
             StoreError::Unauthenticated { .. } => {
                 Error::retry(message).because(error).hint("check the credentials for the ledger's store")
             }

@@ -2,7 +2,7 @@
 
 use chrono::DateTime;
 
-use super::{Intent, Opened};
+use super::{Intent, Opened, Segment, SetAside, Snapshot, Unfinished};
 use crate::change::batch::{Attempt, Prepared};
 use crate::change::{ChangeFile, TableName};
 use crate::config::{Mode, OnDelete, Order, TargetRules};
@@ -39,5 +39,35 @@ pub(crate) fn intent(attempt: &str, files: &[&str]) -> Intent {
         transform: format!("fingerprint of {attempt}"),
         source_columns: vec!["id".into()],
         rules: TargetRules { mode: Mode::Merge, key: vec!["id".into()], on_delete: OnDelete::Remove },
+    }
+}
+
+pub(crate) fn snapshot() -> Snapshot {
+    let segment = Segment {
+        name: "00000000000000000009-x".into(),
+        day: Some(-1),
+        records: 2,
+        first: file("a").id,
+        last: file("b").id,
+        hash: "00".into(),
+    };
+    Snapshot {
+        opened: opened(),
+        files: vec![segment.clone(), Segment { day: None, ..segment.clone() }],
+        sightings: vec![segment],
+        unfinished: vec![Unfinished { id: file("c").id, time_ms: 30, day: None }],
+        open_intents: vec![(3, intent("a", &["f"]))],
+        lost: vec![2],
+        unmerged: vec![(4, intent("b", &["g"]).attempt, 5)],
+        held: vec![announced("h")],
+        open_merge: None,
+        source_columns: vec!["id".into()],
+        transform: Some((4, "fingerprint of b".into())),
+        rules: Some(intent("a", &["f"]).rules),
+        files_committed: 7,
+        rows_committed: 70,
+        files_vanished: 1,
+        set_aside: vec![SetAside { file: file("i"), reason: "zero date".into() }],
+        recent: vec![true, false],
     }
 }

@@ -1,18 +1,18 @@
 //! What a table's chain amounts to: the fold of its entries, in their order. Pure: no I/O, no clock.
 //!
-//! All files of a table are kept in memory, by their 16-byte ids, with the location of each; segments on
-//! disk come with compaction. An entry that no writer of this protocol can have written at its place makes
+//! Files that got a final state before the chain was last compacted stand in segments; of them the state knows those
+//! that were looked up. An entry that no writer of this protocol can have written at its place makes
 //! the chain a damaged one; the state then stays as it was before it.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
-use crate::change::{ChangeFile, FileId};
+use crate::change::{self, ChangeFile, FileId};
 use crate::config::{Mode, TargetRules};
 use crate::error::{Error, Result};
 use crate::trial::planted::Planted;
 
-use super::entry::{Entry, FileEntry, Intent, Opened, damaged};
+use super::entry::{Entry, FileEntry, FileKey, Intent, Opened, Segment, SetAside, damaged};
 
 /// How many of the latest files [`State::set_aside_recently`] looks back on.
 pub const RECENT_FILES: usize = 100;
@@ -35,25 +35,29 @@ pub enum FileState {
     Gone,
 }
 
-/// A file that cannot be used, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SetAside {
-    /// The file.
-    pub file: FileEntry,
-    /// Why, for people.
-    pub reason: String,
-}
+/// How many files that were looked up are remembered, but for those that are looked up at once.
+const RECALLED_MAX: usize = 100_000;
 
-/// The fold of a chain's entries from number 1 up to [`head`](State::head).
+/// The fold of a chain's entries up to [`head`](State::head).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
     head: u64,
+    /// The number of the latest compaction; 0: there was none.
+    compacted: u64,
     opened: Option<Opened>,
+    /// The files of the entries since then, and those that had no final state then.
     files: HashMap<FileId, Seen>,
+    /// Of files on a disk.
     locations: HashMap<String, Version>,
-    /// Every attempt ever named, of batches and of merges, with its entry's number.
+    segments: Vec<Segment>,
+    sightings: Vec<Segment>,
+    /// What was looked up in the segments; None: the file is in none of them.
+    recalled: HashMap<FileId, Option<FileState>>,
+    /// The attempts since the latest compaction, of batches and of merges, with their entries' numbers, and those that
+    /// were open or not merged then.
     attempts: HashMap<String, u64>,
     open_intents: BTreeMap<u64, Intent>,
+    /// Outcomes since the latest compaction, and all that were lost.
     outcomes: BTreeMap<u64, CommitOutcome>,
     /// Committed rows that no finished merge has, by the number of their intent: their attempt, and how many.
     unmerged: BTreeMap<u64, (Attempt, u64)>,
@@ -65,6 +69,7 @@ pub struct State {
     transform: Option<(u64, String)>,
     files_committed: u64,
     rows_committed: u64,
+    files_vanished: u64,
     set_aside: Vec<SetAside>,
     /// Those of the first intent.
     rules: Option<TargetRules>,
@@ -77,6 +82,7 @@ pub struct State {
 struct Seen {
     state: Option<FileState>,
     time_ms: i64,
+    day: Option<i64>,
 }
 
 /// The newest known version of what lies at a location.
@@ -114,6 +120,11 @@ impl State {
         self.head
     }
 
+    /// The number of the latest compaction; 0 where there was none.
+    pub fn compacted(&self) -> u64 {
+        self.compacted
+    }
+
     /// What was fixed when the chain was opened; None where it has no entries.
     pub fn opened(&self) -> Option<&Opened> {
         self.opened.as_ref()
@@ -124,9 +135,12 @@ impl State {
         self.opened.as_ref().map(|opened| opened.generation)
     }
 
-    /// Where a file stands; None: it may be claimed.
+    /// Where a file stands; None: it may be claimed, or stands in a segment and was not looked up.
     pub fn file_state(&self, file: FileId) -> Option<FileState> {
-        self.files.get(&file).and_then(|seen| seen.state)
+        match self.files.get(&file) {
+            Some(seen) => seen.state,
+            None => self.recalled.get(&file).copied().flatten(),
+        }
     }
 
     /// The time in ms under which a file was first seen. It orders the file's rows, so it must be kept
@@ -149,7 +163,11 @@ impl State {
 
     /// What became of the intent with this number; None where it is open or there is none.
     pub fn outcome(&self, intent: u64) -> Option<CommitOutcome> {
-        self.outcomes.get(&intent).copied()
+        let compacted = || (intent <= self.compacted).then_some(CommitOutcome::Committed);
+        match self.open_intents.contains_key(&intent) {
+            true => None,
+            false => self.outcomes.get(&intent).copied().or_else(compacted),
+        }
     }
 
     /// The number of the intent that names this attempt, whatever became of it.
@@ -162,9 +180,15 @@ impl State {
         self.open_merge.as_ref().map(|(number, merge)| (*number, merge))
     }
 
-    /// What the merge with this number did; None where it is open or there is none.
+    /// What the merge with this number did; None where it is open or there is none, or where the chain was compacted
+    /// since.
     pub fn merge_counts(&self, merge: u64) -> Option<MergeCounts> {
         self.merged.get(&merge).copied()
+    }
+
+    /// Whether the merge with this number was ended before the chain was compacted.
+    pub(super) fn is_merged_and_compacted(&self, merge: u64) -> bool {
+        merge <= self.compacted && self.open_merge.as_ref().is_none_or(|(open, _)| *open != merge)
     }
 
     /// The attempts whose committed rows are in no finished merge, and how many rows, in the order of their intents.
@@ -210,9 +234,8 @@ impl State {
     }
 
     /// How many files were deleted or overwritten before they were read.
-    pub fn files_vanished(&self) -> usize {
-        let vanished = |seen: &&Seen| matches!(seen.state, Some(FileState::Gone | FileState::Superseded));
-        self.files.values().filter(vanished).count()
+    pub fn files_vanished(&self) -> u64 {
+        self.files_vanished
     }
 
     /// The files that were set aside, oldest first.
@@ -247,10 +270,13 @@ impl State {
             Entry::Held { .. } => Ok(()),
             Entry::MergeIntent(merge) => self.check_merge(merge),
             Entry::Merged { merge, .. } => {
-                let known =
-                    self.merged.contains_key(merge) || self.open_merge().is_some_and(|(open, _)| open == *merge);
+                let known = self.merged.contains_key(merge)
+                    || *merge <= self.compacted
+                    || self.open_merge().is_some_and(|(open, _)| open == *merge);
                 known.then_some(()).ok_or_else(|| format!("it ends merge {merge}, which does not exist"))
             }
+            Entry::Compacted(snapshot) if snapshot.opened != *opened => Err("it compacts another chain".into()),
+            Entry::Compacted(_) => Ok(()),
         }
     }
 
@@ -310,7 +336,7 @@ impl State {
     }
 
     fn is_intent(&self, number: u64) -> bool {
-        self.open_intents.contains_key(&number) || self.outcomes.contains_key(&number)
+        number <= self.compacted || self.open_intents.contains_key(&number) || self.outcomes.contains_key(&number)
     }
 
     /// Takes in an entry that was checked.
@@ -333,6 +359,7 @@ impl State {
                 self.open_merge = Some((number, merge.clone()));
             }
             Entry::Merged { merge, counts } => self.take_merged(*merge, *counts),
+            Entry::Compacted(snapshot) => *self = Self::compacted_at(number, snapshot),
         }
     }
 
@@ -394,6 +421,7 @@ impl State {
             self.see(file, state);
             self.held.remove(&file.id);
             self.remember(state == FileState::SetAside);
+            self.files_vanished += u64::from(state != FileState::SetAside);
         }
         new
     }
@@ -413,16 +441,19 @@ impl State {
 
     /// Notes a file and where it stands; the time of its first sight stays.
     fn see(&mut self, file: &FileEntry, state: FileState) {
-        let seen = self.files.entry(file.id).or_insert(Seen { state: None, time_ms: file.time_ms });
-        seen.state = Some(state);
-        let version = Version { size: file.size, modified_ms: file.modified_ms, version: file.version.clone() };
-        self.locations.insert(file.location.clone(), version);
+        let unseen = || Seen { state: None, time_ms: file.time_ms, day: FileKey::from(file).day };
+        self.files.entry(file.id).or_insert_with(unseen).state = Some(state);
+        if change::is_on_disk(&file.location) {
+            let version = Version { size: file.size, modified_ms: file.modified_ms, version: file.version.clone() };
+            self.locations.insert(file.location.clone(), version);
+        }
     }
 
     /// Notes files that wait here. What has a final state needs not wait; what is claimed waits for its outcome.
     fn take_held(&mut self, files: &[ChangeFile]) {
         for file in files {
-            let seen = self.files.entry(file.id()).or_insert(Seen { state: None, time_ms: file.time_ms });
+            let unseen = || Seen { state: None, time_ms: file.time_ms, day: FileKey::from(file).day };
+            let seen = self.files.entry(file.id()).or_insert_with(unseen);
             if matches!(seen.state, None | Some(FileState::Claimed { .. })) {
                 self.held.insert(file.id(), ChangeFile { time_ms: seen.time_ms, ..file.clone() });
             }
@@ -438,5 +469,6 @@ impl State {
     }
 }
 
+mod compacted;
 #[cfg(test)]
 mod tests;

@@ -66,6 +66,24 @@ impl Store {
         Ok(names)
     }
 
+    /// The names of the objects in a folder, in order; none where it does not exist.
+    pub(super) async fn names(&self, key: &str) -> Result<Vec<String>> {
+        let mut names = match self {
+            Self::Folder(folder) => folder.names(key).await?,
+            Self::Objects(objects) => objects.names(key).await?,
+        };
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Deletes these objects, one after the other; one that is not there is no failure.
+    pub(super) async fn delete(&self, keys: Vec<String>) -> Result<()> {
+        match self {
+            Self::Folder(folder) => folder.delete(keys).await,
+            Self::Objects(objects) => objects.delete(keys).await,
+        }
+    }
+
     /// Whether a chain's folder holds an entry with a number above this.
     pub(super) async fn has_entry_above(&self, folder: &str, number: u64) -> Result<bool> {
         match self {

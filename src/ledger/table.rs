@@ -14,7 +14,8 @@ use crate::trial::planted::Planted;
 
 use super::Ledger;
 use super::chain::{Chain, Written, next};
-use super::entry::{Entry, Envelope, FileEntry, Intent, Opened};
+use super::entry::{Entry, Envelope, FileEntry, FileKey, Intent, Opened, damaged};
+use super::segment::Segments;
 use super::state::{FileState, State};
 
 /// How often in one step other writers may be first.
@@ -46,8 +47,9 @@ pub enum Claim {
 pub struct TableLedger {
     table: TableName,
     opening: Opening,
-    chain: Chain,
-    state: State,
+    pub(super) chain: Chain,
+    pub(super) segments: Segments,
+    pub(super) state: State,
     clock: Arc<dyn Clock>,
     writer: String,
     read_only: bool,
@@ -67,6 +69,7 @@ impl TableLedger {
             table: table.clone(),
             opening,
             chain: ledger.chain(table),
+            segments: ledger.segments(table),
             state: State::default(),
             clock: Arc::clone(&ledger.clock),
             writer: ledger.writer.clone(),
@@ -96,6 +99,39 @@ impl TableLedger {
         Ok(&self.state)
     }
 
+    /// Looks up these files where only segments may know of them, so that [`State::file_state`] tells where each stands.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where the ledger is damaged.
+    pub async fn recall(&mut self, files: &[FileKey]) -> Result<()> {
+        loop {
+            let unknown = self.state.unknown(files);
+            if unknown.is_empty() {
+                return Ok(());
+            }
+            let found = self.segments.find(self.state.segments(), &unknown).await;
+            if let Some(found) = found.map_err(|error| error.in_table(&self.table))? {
+                self.state.recall(&unknown, &found);
+                return Ok(());
+            }
+            self.reread().await?;
+        }
+    }
+
+    /// Reads the chain anew, as a segment that it named is gone.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where it was not compacted since: then the segment is missing.
+    pub(super) async fn reread(&mut self) -> Result<()> {
+        let compacted = self.state.compacted();
+        self.chain.restart(&mut self.state);
+        self.read_on().await?;
+        if self.state.compacted() > compacted {
+            return Ok(());
+        }
+        Err(damaged(compacted, "a segment that it names is missing").in_table(&self.table))
+    }
+
     /// Writes the intent, unless one of its files is in an intent that is not lost or has a final state.
     /// An intent that stands in the chain already, by its attempt, is not written again.
     ///
@@ -104,7 +140,8 @@ impl TableLedger {
     /// [`Retry`](crate::error::Kind::Retry) where it is not known whether the intent was written: it may
     /// then be found among [`State::open_intents`], or be claimed again as it is.
     pub async fn claim(&mut self, intent: Intent) -> Result<Claim> {
-        self.advance(|state| {
+        let files: Vec<FileKey> = intent.files.iter().map(FileKey::from).collect();
+        self.advance(&files, |state| {
             if let Some(number) = state.intent_number(&intent.attempt.id) {
                 return Ok(Step::Done(Claim::Taken(number)));
             }
@@ -132,7 +169,7 @@ impl TableLedger {
     /// # Errors
     /// [`Bug`](crate::error::Kind::Bug) where there is no such intent.
     pub async fn finish(&mut self, intent: u64, outcome: CommitOutcome) -> Result<CommitOutcome> {
-        self.advance(|state| match state.outcome(intent) {
+        self.advance(&[], |state| match state.outcome(intent) {
             Some(first) => Ok(Step::Done(first)),
             None => Ok(Step::Write(match outcome {
                 CommitOutcome::Committed => Entry::Committed { intent },
@@ -176,7 +213,8 @@ impl TableLedger {
         if Planted::HeldForgotten.is_there() {
             return Ok(());
         }
-        self.advance(|state| {
+        let keys: Vec<FileKey> = files.iter().map(FileKey::from).collect();
+        self.advance(&keys, |state| {
             let open = |file: FileId| matches!(state.file_state(file), None | Some(FileState::Claimed { .. }));
             let new = |file: &&ChangeFile| open(file.id()) && !state.is_held(file.id());
             let files: Vec<ChangeFile> = files.iter().filter(new).cloned().collect();
@@ -192,7 +230,7 @@ impl TableLedger {
     /// # Errors
     /// [`Bug`](crate::error::Kind::Bug) where the attempt was used before.
     pub async fn open_merge(&mut self, attempt: &Attempt, batches_max: usize) -> Result<Option<(u64, MergeAttempt)>> {
-        self.advance(|state| {
+        self.advance(&[], |state| {
             if let Some((number, merge)) = state.open_merge() {
                 return Ok(Step::Done(Some((number, merge.clone()))));
             }
@@ -209,31 +247,34 @@ impl TableLedger {
         .await
     }
 
-    /// Says that a merge is done, and returns what it did by the first entry that says so.
+    /// Says that a merge is done, and returns what it did by the first entry that says so; where that was compacted, what
+    /// the caller says.
     ///
     /// # Errors
     /// [`Bug`](crate::error::Kind::Bug) where there is no such merge.
     pub async fn finish_merge(&mut self, merge: u64, counts: MergeCounts) -> Result<MergeCounts> {
-        self.advance(|state| match state.merge_counts(merge) {
+        self.advance(&[], |state| match state.merge_counts(merge) {
             Some(first) => Ok(Step::Done(first)),
+            None if state.is_merged_and_compacted(merge) => Ok(Step::Done(counts)),
             None => Ok(Step::Write(Entry::Merged { merge, counts })),
         })
         .await
     }
 
     async fn end_file(&mut self, file: &FileEntry, entry: impl Fn() -> Entry) -> Result<FileState> {
-        self.advance(|state| match state.file_state(file.id) {
+        self.advance(&[FileKey::from(file)], |state| match state.file_state(file.id) {
             Some(first) => Ok(Step::Done(first)),
             None => Ok(Step::Write(entry())),
         })
         .await
     }
 
-    /// Takes a step: see the head of this file.
-    async fn advance<T>(&mut self, decide: impl Fn(&State) -> Result<Step<T>>) -> Result<T> {
+    /// Takes a step, which is about these files: see the head of this file.
+    async fn advance<T>(&mut self, files: &[FileKey], decide: impl Fn(&State) -> Result<Step<T>>) -> Result<T> {
         self.read_on().await?;
         let mut lost_races = 0;
         while lost_races < LOST_RACES_MAX {
+            self.recall(files).await?;
             match decide(&self.state).map_err(|error| error.in_table(&self.table))? {
                 Step::Done(answer) => return Ok(answer),
                 Step::Write(entry) => {
@@ -248,8 +289,9 @@ impl TableLedger {
             .hint("fewer daemons on one table leave each more room"))
     }
 
-    /// Tries to make `entry` the next one, or, in an empty chain, the entry that must come before it.
-    async fn append(&mut self, entry: Entry) -> Result<Written> {
+    /// Tries to make `entry` the next one, or, in an empty chain, the entry that must come before it. What was written
+    /// below a compaction counts for nothing.
+    pub(super) async fn append(&mut self, entry: Entry) -> Result<Written> {
         if self.read_only {
             return Err(Error::bug("a ledger that was opened for reading was to be written").in_table(&self.table));
         }
@@ -263,14 +305,16 @@ impl TableLedger {
         };
         let number = next(&self.state)?;
         let written = self.chain.create(number, &envelope).await.map_err(|error| error.in_table(&self.table))?;
-        match written {
-            Written::Mine => self.state.apply(number, &envelope.entry)?,
-            Written::Taken => self.read_on().await?,
+        if written == Written::Taken || self.chain.compacted_above(number).await?.is_some() {
+            self.read_on().await?;
+            return Ok(Written::Taken);
         }
+        self.chain.trust(number);
+        self.state.apply(number, &envelope.entry)?;
         Ok(written)
     }
 
-    async fn read_on(&mut self) -> Result<()> {
+    pub(super) async fn read_on(&mut self) -> Result<()> {
         self.chain.read_on(&mut self.state).await.map_err(|error| error.in_table(&self.table))?;
         self.demand_opening()
     }

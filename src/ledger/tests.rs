@@ -8,7 +8,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::chain::Pace;
-use super::faulty::{Fault, Faulty};
+use super::faulty::{Counted, Fault, Faulty};
 use super::samples::{file, intent, opening, table};
 use super::*;
 use crate::change::batch::{Attempt, CommitOutcome, MergeCounts};
@@ -18,6 +18,7 @@ use crate::config::Order;
 use crate::error::Kind;
 
 mod chains;
+mod compaction;
 mod race;
 
 const SINK: &str = "Delta tables in /data/lake";

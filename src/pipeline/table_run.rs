@@ -14,7 +14,7 @@ use crate::change::{ChangeFile, FileId, TableName};
 use crate::clock::Clock;
 use crate::config::{Mode, TableConfig, TargetRules};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::{FileEntry, FileState, TableLedger};
+use crate::ledger::{FileEntry, FileKey, FileState, TableLedger};
 use crate::pipeline::Pipeline;
 use crate::pipeline::report::{Progress, TableReport};
 use crate::pipeline::setup;
@@ -140,17 +140,32 @@ impl TableRun {
         self.pending.clear();
         self.claimed.clear();
         self.left.clear();
-        self.admit(files);
+        self.admit(files.into_iter().collect()).await?;
         let outcome = self.carry_all(merging, report).await;
-        match merging {
+        let outcome = match merging {
             // What was committed is merged even where a later batch stopped the table.
             Merging::Now => outcome.and(self.merge(report).await),
             Merging::Later => outcome,
+        };
+        outcome.and(self.compact().await)
+    }
+
+    /// Keeps the table's chain short. It may as well be done another time.
+    async fn compact(&mut self) -> Result<()> {
+        match self.ledger.compact_above(self.pipeline.config.pipeline.ledger_entries_max).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == Kind::Bug => Err(error),
+            Err(error) => {
+                tracing::warn!(table = %self.table, error = error.report(), "the ledger cannot be compacted now");
+                Ok(())
+            }
         }
     }
 
     /// Sorts files, each once, by what the chain says of them.
-    fn admit(&mut self, files: impl IntoIterator<Item = ChangeFile>) {
+    async fn admit(&mut self, files: Vec<ChangeFile>) -> Result<()> {
+        let keys: Vec<FileKey> = files.iter().map(FileKey::from).collect();
+        self.ledger.recall(&keys).await?;
         let state = self.ledger.state();
         let mut admitted = HashSet::new();
         for mut file in files.into_iter().filter(|file| admitted.insert(file.id())) {
@@ -162,6 +177,7 @@ impl TableRun {
                 Some(_) => _ = self.finished.insert(file.id()),
             }
         }
+        Ok(())
     }
 
     /// Carries what is pending until nothing is, committing again what others left open in between.
@@ -169,7 +185,7 @@ impl TableRun {
         loop {
             self.recover(report).await?;
             let claimed = std::mem::take(&mut self.claimed);
-            self.admit(claimed);
+            self.admit(claimed).await?;
             if self.pending.is_empty() {
                 return Ok(());
             }

@@ -173,6 +173,7 @@ impl FolderSource {
             format: seen.named.format,
             gzip: seen.named.gzip,
             time_ms: seen.named.time_ms.unwrap_or(modified_ms),
+            time_named: seen.named.time_ms.is_some(),
             rows,
         }))
     }

@@ -98,6 +98,7 @@ impl ObjectRules {
             format: named.format,
             gzip: named.gzip,
             time_ms: named.time_ms.unwrap_or(modified_ms),
+            time_named: named.time_ms.is_some(),
             rows: None,
         })))
     }

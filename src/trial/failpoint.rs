@@ -47,6 +47,12 @@ failpoints! {
     MERGED "merged"
     /// The merge's end stands in the ledger.
     MERGE_OUTCOME_WRITTEN "merge_outcome_written"
+    /// The chain in the ledger has grown long; nothing is written of its compaction.
+    COMPACTION_BEGINS "compaction_begins"
+    /// The compaction stands in the ledger, unmarked: all entries before it are there.
+    COMPACTED "compacted"
+    /// The compaction is marked; nothing is deleted.
+    COMPACTION_MARKED "compaction_marked"
     /// All is done, and the source was not told.
     ACKNOWLEDGE_BEGINS "acknowledge_begins"
     /// The source was told.

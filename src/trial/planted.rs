@@ -20,6 +20,12 @@ pub(crate) enum Planted {
     MergeCountsForAll,
     /// Files that are to wait in the chain are not written there.
     HeldForgotten,
+    /// What is written below a compaction, or read there, counts.
+    CompactionUnseen,
+    /// A compaction forgets the intents that are open.
+    CompactionForgetsIntents,
+    /// A compaction forgets the files that are done with.
+    CompactionForgetsFiles,
     /// A key update is not split.
     KeyUpdateWhole,
     /// The sink takes an older change over a newer one.

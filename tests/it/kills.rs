@@ -64,7 +64,7 @@ impl Stage {
         };
         let config = format!(
             "source: data\nsink: {sink}\nledger: out/ledger\n\
-             databases: {{shop: {{tables: [{{name: orders, key: id}}]}}}}\npipeline_config: {{batch_size: 2}}\n"
+             databases: {{shop: {{tables: [{{name: orders, key: id}}]}}}}\npipeline_config: {{batch_size: 2, ledger_entries: 5}}\n"
         );
         scene.write("freshet.yaml", config);
         std::fs::create_dir_all(scene.path("data")).unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use chrono::DateTime;
 use freshet::catalog::content::{Refusal, Stored, refusal, store_error};
 use freshet::catalog::layout::Layout;
-use freshet::change::batch::{Attempt, Prepared};
+use freshet::change::batch::{Attempt, CommitOutcome, Prepared};
 use freshet::change::{ChangeFile, FileId, FileKind, TableName};
 use freshet::clock::SystemClock;
 use freshet::config::{Mode, OnDelete, Order, TargetRules};
@@ -238,6 +238,7 @@ fn intent(attempt: &str) -> Intent {
         modified_ms: 20,
         kind: FileKind::Cdc,
         time_ms: 30,
+        time_named: true,
     };
     Intent {
         attempt: Attempt { id: attempt.into(), loaded_at: DateTime::UNIX_EPOCH },
@@ -273,6 +274,17 @@ async fn of_ledgers_that_race_for_one_entry_one_wins() {
     let keys: Vec<String> = objects(&server, &bucket).await.into_keys().collect();
     assert_eq!(keys.len(), 3, "{keys:?}");
     let store: Arc<dyn ObjectStore> = server.aws().await.bucket(&bucket).unwrap();
+    let ledger = Ledger::on(Arc::clone(&store), "ledger", "a sink", SystemClock::shared()).await.unwrap();
+    let opening = Opening { order: Order::BestEffort, target: table.clone() };
+    let mut chain = ledger.table(&table, opening).await.unwrap();
+    let file = intent("done").files.remove(0);
+    chain.finish(2, CommitOutcome::Committed).await.unwrap();
+    assert!(chain.compact_above(1).await.unwrap());
+    assert_eq!(chain.claim(intent("again")).await.unwrap(), Claim::Refused(vec![file.id]));
+    let keys: Vec<String> = objects(&server, &bucket).await.into_keys().collect();
+    let entries: Vec<&str> = keys.iter().map(|key| key.rsplit('/').next().unwrap()).collect();
+    let name = format!("{:020}.json", 4);
+    assert_eq!((keys.len(), entries[0], entries[3]), (4, name.as_str(), name.as_str()), "{keys:?}");
     let again = Ledger::on(store, "ledger", "another sink", SystemClock::shared()).await.unwrap_err();
     assert_eq!(again.kind(), Kind::User);
 }

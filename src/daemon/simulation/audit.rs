@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::model::{Arrival, History, Later, key_updates, log_rows};
 use super::{Story, World};
@@ -16,18 +17,18 @@ pub(super) fn open(table: &TableName, state: &State) -> String {
 
 /// What is wrong, if anything is.
 pub(super) async fn audit(world: &World, history: &History) -> Result<Story, String> {
-    let states = world.states().await;
     let mut story = Story { fortunes: *world.fortunes.lock().unwrap(), ..Story::default() };
     if let Some(wrong) = world.wrongs.lock().unwrap().first() {
         return Err(wrong.clone());
     }
     let mut trace = DefaultHasher::new();
     for (table, certain) in &history.finals {
-        let state = &states[table];
+        let files: Vec<&Arrival> = history.files.iter().filter(|file| file.table == *table).collect();
+        let ids: Vec<FileId> = files.iter().flat_map(|file| versions(world, file)).map(|(_, id)| id).collect();
+        let state = &world.state_with(table, &ids).await;
         if !state.set_aside().is_empty() {
             return Err(format!("{table}: files were set aside: {:?}", state.set_aside()));
         }
-        let files: Vec<&Arrival> = history.files.iter().filter(|file| file.table == *table).collect();
         let (expected_log, uncertain, vanished) = expected(world, state, &files)?;
         story.vanished += vanished;
         let tables = world.tables.lock().unwrap();
@@ -42,6 +43,9 @@ pub(super) async fn audit(world: &World, history: &History) -> Result<Story, Str
         }
         (log, finals, state.head()).hash(&mut trace);
     }
+    let below = |count: &AtomicU64| count.load(Ordering::SeqCst);
+    story.compactions = below(&world.below.compactions);
+    (story.written_below, story.read_below) = (below(&world.below.written), below(&world.below.read));
     story.hazards = world.tables.lock().unwrap().hazards;
     story.overwritten =
         count(history.files.iter().map(|file| usize::from(matches!(file.later, Later::Overwritten(..)))));
@@ -60,16 +64,9 @@ fn expected(world: &World, state: &State, files: &[&Arrival]) -> Result<(Vec<Str
     let (mut log, mut finals, mut vanished) = (Vec::new(), Vec::new(), 0);
     for file in files {
         let location = file.location();
-        let mut texts = vec![file.text.as_str()];
-        texts.extend(match &file.later {
-            Later::Overwritten(_, text) => Some(text.as_str()),
-            Later::Stays | Later::Deleted(_) => None,
-        });
-        for text in texts {
-            let version = world.versions.lock().unwrap()[&(file.key.clone(), text.to_owned())].clone();
-            let id = FileId::new(&location, &version);
+        for (text, id) in versions(world, file) {
             let Some(has_rows) = has_rows(state, id) else {
-                return Err(format!("{location} in version {version} is not done"));
+                return Err(format!("{location} with the text {text:?} is not done"));
             };
             if !has_rows && file.later == Later::Stays {
                 return Err(format!("{location} was given up, but nothing happened to it"));
@@ -88,6 +85,17 @@ fn expected(world: &World, state: &State, files: &[&Arrival]) -> Result<(Vec<Str
     }
     log.sort_unstable();
     Ok((log, finals, vanished))
+}
+
+/// What lay at a file's place, one after the other: text and identity.
+fn versions<'a>(world: &World, file: &'a Arrival) -> Vec<(&'a str, FileId)> {
+    let later = match &file.later {
+        Later::Overwritten(_, text) => Some(text.as_str()),
+        Later::Stays | Later::Deleted(_) => None,
+    };
+    let versions = world.versions.lock().unwrap();
+    let id = |text: &str| FileId::new(&file.location(), &versions[&(file.key.clone(), text.to_owned())]);
+    std::iter::once(file.text.as_str()).chain(later).map(|text| (text, id(text))).collect()
 }
 
 /// Whether a file's rows must be in the log, by where it stands; None where nothing is known of it.

@@ -21,12 +21,12 @@ use uuid::Uuid;
 use crate::catalog::inflate::Staging;
 use crate::catalog::opened::Opener;
 use crate::catalog::samples::ROOMY;
-use crate::change::TableName;
+use crate::change::{FileId, TableName};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::{Daemon, Pace, tables_at_once};
 use crate::error::{Error, Kind};
-use crate::ledger::{Ledger, State};
+use crate::ledger::{FileKey, Ledger, Opening, State};
 use crate::observe::progress::Lines;
 use crate::pipeline::report::{Observer, Progress};
 use crate::pipeline::tests::fake;
@@ -43,7 +43,7 @@ pub(crate) mod store;
 
 use model::{Arrival, HOURS, History, Later};
 use sink::{LivedSink, Tables};
-use store::LivedStore;
+use store::{Below, LivedStore};
 
 /// After that nothing goes wrong any more.
 const CALM_AFTER: Duration = Duration::from_secs(HOURS.as_secs() + 1_800);
@@ -98,6 +98,8 @@ struct World {
     /// The version of each object, by key and text.
     versions: Mutex<BTreeMap<(String, String), String>>,
     fortunes: Mutex<Fortunes>,
+    /// What was asked of the ledger where it was compacted.
+    below: Arc<Below>,
     /// What no bad luck excuses.
     wrongs: Arc<Mutex<Vec<String>>>,
     begun: Instant,
@@ -129,6 +131,7 @@ fn config(history: &History, queries: &Path, dice: &mut Dice) -> Config {
     history.finals.keys().for_each(|table| fake::list(&mut config, table.clone()));
     config.pipeline.error_threshold = 1.0;
     config.pipeline.limits.files_max = usize::try_from(1 + dice.below(5)).unwrap();
+    config.pipeline.ledger_entries_max = 3 + dice.below(40);
     config.pipeline.merge_every = Duration::from_secs(1 + dice.below(120));
     config
 }
@@ -145,6 +148,7 @@ impl World {
             tables: Arc::default(),
             versions: Mutex::default(),
             fortunes: Mutex::default(),
+            below: Arc::default(),
             wrongs: Arc::default(),
             begun,
         }
@@ -198,7 +202,8 @@ impl World {
     /// A daemon, until it dies or its ledger cannot be opened.
     async fn live(&self, life: Arc<Life>) {
         let store = |inner: &Arc<InMemory>| -> Arc<dyn ObjectStore> {
-            Arc::new(LivedStore { inner: Arc::clone(inner), life: Arc::clone(&life) })
+            let (inner, life, below) = (Arc::clone(inner), Arc::clone(&life), Arc::clone(&self.below));
+            Arc::new(LivedStore { inner, life, below })
         };
         let clock = || -> Arc<dyn Clock> { Arc::clone(&self.clock) as _ };
         let Ok(ledger) = Ledger::on(store(&self.ledgers), "ledger", "simulated", clock()).await else { return };
@@ -241,11 +246,25 @@ impl World {
         }
     }
 
-    /// What the ledger knows of each table.
-    async fn states(&self) -> BTreeMap<TableName, State> {
+    async fn ledger(&self) -> Ledger {
         let store: Arc<dyn ObjectStore> = Arc::clone(&self.ledgers) as _;
         let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
-        let ledger = Ledger::on(store, "ledger", "simulated", clock).await.unwrap();
+        Ledger::on(store, "ledger", "simulated", clock).await.unwrap()
+    }
+
+    /// What the ledger knows of a table, and where each of these files stands.
+    async fn state_with(&self, table: &TableName, files: &[FileId]) -> State {
+        let config = self.config.table(table).unwrap();
+        let opening = Opening { order: config.order, target: self.config.target_name(table, config) };
+        let mut chain = self.ledger().await.table(table, opening).await.unwrap();
+        let keys: Vec<FileKey> = files.iter().map(|id| FileKey { id: *id, day: None }).collect();
+        chain.recall(&keys).await.unwrap();
+        chain.state().clone()
+    }
+
+    /// What the ledger knows of each table.
+    async fn states(&self) -> BTreeMap<TableName, State> {
+        let ledger = self.ledger().await;
         let mut states = BTreeMap::new();
         for table in self.config.tables.keys() {
             states.insert(table.clone(), ledger.peek(table).await.unwrap());
@@ -270,6 +289,9 @@ impl World {
 struct Story {
     fortunes: Fortunes,
     hazards: sink::Hazards,
+    compactions: u64,
+    written_below: u64,
+    read_below: u64,
     vanished: u64,
     overwritten: u64,
     key_updates: u64,

@@ -37,6 +37,9 @@ fn whatever_befalls_the_daemons_the_tables_are_the_sources() {
         ("changes late for a tombstone", hazards.late_for_tombstone),
         ("changes late for a row", hazards.late_for_row),
         ("merges at once", hazards.merges_at_once),
+        ("compactions", sum.compactions),
+        ("entries written below a compaction", sum.written_below),
+        ("entries looked for below a compaction", sum.read_below),
         ("files that vanished", sum.vanished),
         ("files that were overwritten", sum.overwritten),
         ("changes of a key", sum.key_updates),
@@ -82,6 +85,9 @@ each_is_found! {
     an_unchecked_nonce_is_found NonceUnchecked
     a_merge_that_counts_for_all_is_found MergeCountsForAll
     held_files_that_are_forgotten_are_found HeldForgotten
+    an_unseen_compaction_is_found CompactionUnseen
+    a_compaction_without_open_intents_is_found CompactionForgetsIntents
+    a_compaction_without_finished_files_is_found CompactionForgetsFiles
     a_key_update_that_is_not_split_is_found KeyUpdateWhole
     a_removed_guard_is_found GuardRemoved
     an_ignored_tombstone_is_found TombstoneIgnored
@@ -102,6 +108,9 @@ impl Story {
         hazards.late_for_tombstone += other.hazards.late_for_tombstone;
         hazards.late_for_row += other.hazards.late_for_row;
         hazards.merges_at_once += other.hazards.merges_at_once;
+        self.compactions += other.compactions;
+        self.written_below += other.written_below;
+        self.read_below += other.read_below;
         self.vanished += other.vanished;
         self.overwritten += other.overwritten;
         self.key_updates += other.key_updates;

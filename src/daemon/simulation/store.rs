@@ -1,13 +1,15 @@
 //! An object store as one life sees it: steps before and after each request, and answers that get lost.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
@@ -18,6 +20,28 @@ use crate::trial::life::Life;
 pub(crate) struct LivedStore {
     pub(crate) inner: Arc<InMemory>,
     pub(crate) life: Arc<Life>,
+    pub(crate) below: Arc<Below>,
+}
+
+/// How often a chain of the ledger was compacted, and what was asked of it below.
+#[derive(Debug, Default)]
+pub(crate) struct Below {
+    pub(crate) compactions: AtomicU64,
+    pub(crate) written: AtomicU64,
+    pub(crate) read: AtomicU64,
+}
+
+impl LivedStore {
+    /// Counts what is asked of an entry that is compacted away.
+    async fn count_below(&self, location: &Path, count: &AtomicU64) {
+        let Some((root, name)) = location.as_ref().split_once("/tables/") else { return };
+        let Some((table, entry)) = name.rsplit_once('/') else { return };
+        let marks = Path::parse(format!("{root}/compactions/{table}")).unwrap();
+        let marks = self.inner.list_with_delimiter(Some(&marks)).await.unwrap();
+        if marks.objects.iter().any(|mark| mark.location.filename().unwrap() > entry) {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    }
 }
 
 fn lost() -> Error {
@@ -32,6 +56,11 @@ impl ObjectStore for LivedStore {
             return Err(lost());
         }
         let put = self.inner.put_opts(location, payload, options).await;
+        if put.is_ok() {
+            let is_mark = location.as_ref().contains("/compactions/");
+            self.below.compactions.fetch_add(u64::from(is_mark), Ordering::SeqCst);
+            self.count_below(location, &self.below.written).await;
+        }
         self.life.travel().await;
         if self.life.fails(20) { Err(lost()) } else { put }
     }
@@ -45,6 +74,7 @@ impl ObjectStore for LivedStore {
         }
         match self.inner.get_opts(location, options).await {
             Err(Error::NotFound { path, .. }) => {
+                self.count_below(location, &self.below.read).await;
                 Err(Error::NotFound { path, source: "<Error><Code>NoSuchKey</Code></Error>".into() })
             }
             found => found,
@@ -64,8 +94,19 @@ impl ObjectStore for LivedStore {
         unimplemented!("a daemon never does this")
     }
 
-    fn delete_stream(&self, _: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        unimplemented!("a daemon never does this")
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let (inner, life) = (Arc::clone(&self.inner), Arc::clone(&self.life));
+        let deleted = locations.then(move |location| {
+            let (inner, life) = (Arc::clone(&inner), Arc::clone(&life));
+            async move {
+                let location = location?;
+                life.travel().await;
+                inner.delete(&location).await?;
+                life.step().await;
+                if life.fails(40) { Err(lost()) } else { Ok(location) }
+            }
+        });
+        deleted.boxed()
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {

@@ -314,6 +314,7 @@ fn listed(number: usize) -> Delivery {
         format: FileFormat::Csv,
         gzip: false,
         time_ms: 1_714_979_289_000,
+        time_named: true,
         rows: None,
     };
     Delivery { receipt: file.id().to_string(), files: vec![file] }

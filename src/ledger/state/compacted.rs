@@ -1,0 +1,137 @@
+//! A state as a compaction keeps it, and back.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{FileState, RECALLED_MAX, Seen, State};
+use crate::change::FileId;
+use crate::change::batch::CommitOutcome;
+use crate::ledger::entry::{FileKey, Segment, Snapshot, Unfinished};
+use crate::ledger::segment::{Finished, Sighting};
+use crate::trial::planted::Planted;
+
+impl State {
+    /// The state that a compaction with this number says there is.
+    pub(in crate::ledger) fn compacted_at(number: u64, snapshot: &Snapshot) -> Self {
+        let seen = |file: &Unfinished| (file.id, Seen { state: None, time_ms: file.time_ms, day: file.day });
+        let mut files: HashMap<FileId, Seen> = snapshot.unfinished.iter().map(seen).collect();
+        for (intent, claimed) in &snapshot.open_intents {
+            for file in &claimed.files {
+                let key = FileKey::from(file);
+                let unseen = || Seen { state: None, time_ms: file.time_ms, day: key.day };
+                files.entry(file.id).or_insert_with(unseen).state = Some(FileState::Claimed { intent: *intent });
+            }
+        }
+        let of_intents = snapshot.open_intents.iter().map(|(number, intent)| (intent.attempt.id.clone(), *number));
+        let of_unmerged = snapshot.unmerged.iter().map(|(number, attempt, _)| (attempt.id.clone(), *number));
+        let of_merge = snapshot.open_merge.iter().map(|(number, merge)| (merge.attempt.id.clone(), *number));
+        Self {
+            head: number,
+            compacted: number,
+            opened: Some(snapshot.opened.clone()),
+            files,
+            segments: snapshot.files.clone(),
+            sightings: snapshot.sightings.clone(),
+            attempts: of_intents.chain(of_unmerged).chain(of_merge).collect(),
+            open_intents: snapshot.open_intents.iter().cloned().collect(),
+            outcomes: snapshot.lost.iter().map(|number| (*number, CommitOutcome::Lost)).collect(),
+            unmerged: snapshot
+                .unmerged
+                .iter()
+                .map(|(number, attempt, rows)| (*number, (attempt.clone(), *rows)))
+                .collect(),
+            held: snapshot.held.iter().map(|file| (file.id(), file.clone())).collect(),
+            open_merge: snapshot.open_merge.clone(),
+            source_columns: snapshot.source_columns.clone(),
+            transform: snapshot.transform.clone(),
+            rules: snapshot.rules.clone(),
+            files_committed: snapshot.files_committed,
+            rows_committed: snapshot.rows_committed,
+            files_vanished: snapshot.files_vanished,
+            set_aside: snapshot.set_aside.clone(),
+            recent: snapshot.recent.iter().copied().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// What a compaction is to keep, with these segments; None where nothing opened the chain.
+    pub(in crate::ledger) fn snapshot(&self, files: Vec<Segment>, sightings: Vec<Segment>) -> Option<Snapshot> {
+        let is_unfinished = |seen: &Seen| matches!(seen.state, None | Some(FileState::Claimed { .. }));
+        let mut unfinished: Vec<Unfinished> = (self.files.iter())
+            .filter(|(_, seen)| is_unfinished(seen))
+            .map(|(id, seen)| Unfinished { id: *id, time_ms: seen.time_ms, day: seen.day })
+            .collect();
+        unfinished.sort_unstable_by_key(|file| file.id);
+        let is_lost = |(number, outcome): (&u64, &CommitOutcome)| (*outcome == CommitOutcome::Lost).then_some(*number);
+        let open_intents = self.open_intents.iter().filter(|_| !Planted::CompactionForgetsIntents.is_there());
+        Some(Snapshot {
+            opened: self.opened.clone()?,
+            files,
+            sightings,
+            unfinished,
+            open_intents: open_intents.map(|(number, intent)| (*number, intent.clone())).collect(),
+            lost: self.outcomes.iter().filter_map(is_lost).collect(),
+            unmerged: (self.unmerged.iter())
+                .map(|(number, (attempt, rows))| (*number, attempt.clone(), *rows))
+                .collect(),
+            held: self.held.values().cloned().collect(),
+            open_merge: self.open_merge.clone(),
+            source_columns: self.source_columns.clone(),
+            transform: self.transform.clone(),
+            rules: self.rules.clone(),
+            files_committed: self.files_committed,
+            rows_committed: self.rows_committed,
+            files_vanished: self.files_vanished,
+            set_aside: self.set_aside.clone(),
+            recent: self.recent.iter().copied().collect(),
+        })
+    }
+
+    /// The segments of files with a final state.
+    pub(in crate::ledger) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// The segments by which files on a disk are known again.
+    pub(in crate::ledger) fn sightings(&self) -> &[Segment] {
+        &self.sightings
+    }
+
+    /// The files with a final state that no segment has yet, by the day that their names tell.
+    pub(in crate::ledger) fn finished(&self) -> BTreeMap<Option<i64>, Vec<Finished>> {
+        let mut days: BTreeMap<Option<i64>, Vec<Finished>> = BTreeMap::new();
+        if Planted::CompactionForgetsFiles.is_there() {
+            return days;
+        }
+        for (id, seen) in &self.files {
+            if let Some(state) = seen.state.filter(|state| !matches!(state, FileState::Claimed { .. })) {
+                days.entry(seen.day).or_default().push(Finished { id: *id, state });
+            }
+        }
+        days
+    }
+
+    /// The files on a disk that were seen and that no segment has yet.
+    pub(in crate::ledger) fn seen_on_disk(&self) -> Vec<Sighting> {
+        let sighting = |(location, known): (&String, &super::Version)| {
+            Sighting::new(location, known.size, known.modified_ms, &known.version)
+        };
+        self.locations.iter().filter_map(sighting).collect()
+    }
+
+    /// Those of these files of which only the segments may know.
+    pub(in crate::ledger) fn unknown(&self, files: &[FileKey]) -> Vec<FileKey> {
+        if self.segments.is_empty() {
+            return Vec::new();
+        }
+        let is_unknown = |file: &&FileKey| !self.files.contains_key(&file.id) && !self.recalled.contains_key(&file.id);
+        files.iter().filter(is_unknown).copied().collect()
+    }
+
+    /// Takes note of what the segments say of these files.
+    pub(in crate::ledger) fn recall(&mut self, files: &[FileKey], found: &HashMap<FileId, FileState>) {
+        if self.recalled.len() > RECALLED_MAX {
+            self.recalled.clear();
+        }
+        self.recalled.extend(files.iter().map(|file| (file.id, found.get(&file.id).copied())));
+    }
+}
