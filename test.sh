@@ -54,6 +54,7 @@ phase() {
 
 prepare() {
     command -v cc >/dev/null || install_packages gcc libc6-dev
+    PATH="$PATH:/usr/sbin" command -v mariadbd >/dev/null || install_packages mariadb-server
     find_rust
     make_venv
 }

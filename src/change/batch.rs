@@ -1,13 +1,14 @@
 //! Cutting the change files of one table into micro-batches, and what is said of one on its way: the
 //! attempt, what stands prepared, what became of it. Pure: no I/O, no clock.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::change::types::ColumnType;
-use crate::change::{ChangeFile, TableName};
+use crate::change::{ChangeFile, FileId, TableName};
 
 /// Change files of one table that go through together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +98,46 @@ pub struct MergeCounts {
     pub deleted: u64,
 }
 
+/// What a target says of its table's past, for a ledger that was lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recorded {
+    /// The files that have rows in the log.
+    pub files: Vec<FileId>,
+    /// The attempts whose rows are in the log, oldest first, and how many rows each has there.
+    pub batches: Vec<(Attempt, u64)>,
+    /// Whether there is a final table.
+    pub has_final: bool,
+    /// Intents up to this number were made before.
+    pub number: u64,
+    /// Whether rows leave the log by themselves, so that files may have none there any more.
+    pub expires: bool,
+}
+
+/// Adds up what a log says of its batches, read in parts: how many rows of which attempt came from which file.
+#[derive(Debug, Default)]
+pub struct Recording {
+    files: BTreeSet<FileId>,
+    batches: BTreeMap<(DateTime<Utc>, String), u64>,
+}
+
+impl Recording {
+    /// Takes in that so many rows of this attempt came from this file.
+    pub fn add(&mut self, attempt: Attempt, file: FileId, rows: u64) {
+        self.files.insert(file);
+        *self.batches.entry((attempt.loaded_at, attempt.id)).or_default() += rows;
+    }
+
+    /// What was taken in, all in all.
+    pub fn recorded(self) -> Recorded {
+        let batch = |((loaded_at, id), rows)| (Attempt { id, loaded_at }, rows);
+        Recorded {
+            files: self.files.into_iter().collect(),
+            batches: self.batches.into_iter().map(batch).collect(),
+            ..Recorded::default()
+        }
+    }
+}
+
 /// Cuts files of one table that are all there into batches, in the order of their time; every file is in
 /// exactly one.
 pub fn cut(table: &TableName, files: Vec<ChangeFile>, limits: &BatchLimits) -> Vec<Batch> {
@@ -151,6 +192,18 @@ mod tests {
 
     fn file(time_ms: i64, size: u64, rows: Option<u64>) -> ChangeFile {
         ChangeFile { time_ms, size, rows, ..ChangeFile::sample(&format!("f{time_ms}")) }
+    }
+
+    #[test]
+    fn what_a_log_says_in_parts_is_added_up_oldest_batch_first() {
+        let attempt = |id: &str, s: i64| Attempt { id: id.into(), loaded_at: DateTime::from_timestamp(s, 0).unwrap() };
+        let mut recording = Recording::default();
+        for (id, s, file, rows) in [("b", 1, 7, 2), ("a", 2, 8, 3), ("b", 1, 9, 4), ("b", 1, 7, 5)] {
+            recording.add(attempt(id, s), FileId([file; 16]), rows);
+        }
+        let recorded = recording.recorded();
+        assert_eq!(recorded.batches, [(attempt("b", 1), 11), (attempt("a", 2), 3)]);
+        assert_eq!(recorded.files, [FileId([7; 16]), FileId([8; 16]), FileId([9; 16])]);
     }
 
     fn check(files: Vec<ChangeFile>, expected: &[&[i64]]) {

@@ -1,37 +1,45 @@
-//! `freshet ledger`: what the ledger says of each table, and whether its chains are sound. Reads all of it, writes
-//! nothing.
+//! `freshet ledger`: what the ledger says of each table, and whether it is sound, by reading all of it.
 
 use crate::change::TableName;
 use crate::cli::carry::open_sink;
+use crate::cli::rebuild::rebuild_all;
 use crate::cli::summary::aligned;
 use crate::cli::{ConfigArgs, Ended, demand_tables, say, tell};
 use crate::clock::SystemClock;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Ledger, State};
 
-/// Shows where each table stands in the ledger, having read every entry; writes nothing
+/// Shows where each table stands in the ledger, having read every entry
 ///
-/// Exit code 0: all chains are sound. 3: one is damaged; stderr says where and what to do.
+/// Nothing is written, but with --rebuild. Exit code 0: the ledger is sound. 3: a table's part of it is damaged; stderr
+/// says where and what to do. 4: a table could not be rebuilt.
 #[derive(Debug, clap::Args)]
 pub(super) struct LedgerArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Makes what is lost of the ledger anew, from the files and batches that the targets' logs name. End all daemons
+    /// first, and let none start: it would begin the tables anew. Tables that the ledger knows are left as they are
+    #[arg(long)]
+    rebuild: bool,
     /// Only these tables, as database.table
     #[arg(value_name = "TABLE")]
     tables: Vec<String>,
 }
 
 const HEADINGS: [&str; 9] =
-    ["table", "entries", "files", "rows", "set aside", "vanished", "held", "open", "to be merged"];
+    ["table", "last entry", "files", "rows", "set aside", "vanished", "held", "open", "to be merged"];
 
 pub(super) async fn ledger(args: LedgerArgs) -> Result<Ended> {
     let config = args.config.load()?;
     let clock = SystemClock::shared();
     let sink = open_sink(&config, &clock)?;
+    if args.rebuild {
+        return rebuild_all(&config, &args.tables, sink.as_ref(), clock).await;
+    }
     let location = config.ledger()?;
     let ledger = Ledger::look(location, &sink.describe(), clock).await?.ok_or_else(|| {
         Error::user(format!("there is no ledger in {location}"))
-            .hint("the first run makes it; is `ledger` in freshet.yaml the right place?")
+            .hint("the first run makes it; where it was lost, `freshet ledger --rebuild` makes it anew")
     })?;
     let all = ledger.tables().await?;
     demand_tables(&args.tables, &all, "the ledger has")?;
@@ -39,7 +47,7 @@ pub(super) async fn ledger(args: LedgerArgs) -> Result<Ended> {
     let mut lines = vec![HEADINGS.map(str::to_owned)];
     let mut damaged = 0;
     for table in all.iter().filter(wanted) {
-        match ledger.peek(table).await {
+        match ledger.check(table).await {
             Ok(state) => lines.push(line(table, &state)),
             Err(error) if error.kind() == Kind::User => {
                 damaged += 1;

@@ -19,6 +19,7 @@ mod check;
 mod ledger;
 mod output;
 mod query;
+mod rebuild;
 mod run;
 mod show;
 mod summary;

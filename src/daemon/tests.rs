@@ -250,6 +250,25 @@ async fn at_the_end_what_is_not_done_is_given_back() {
 }
 
 #[tokio::test]
+async fn at_the_end_a_merge_that_is_under_way_here_is_waited_for() {
+    let (world, sink, queue) = hurried_world();
+    let end = CancellationToken::new();
+    let ends = end.clone();
+    *sink.while_merging.lock().unwrap() = Some(Box::pin(async move { ends.cancelled().await }));
+    queue.send("1", &[world.file("a", &["I,1,x"]).await]);
+    let running = Running::start(&world, &sink, &queue, hurried()).await;
+    until("the merge is under way", || sink.calls("merge") == 1).await;
+    let token = running.shutdown.clone();
+    let ended = tokio::spawn(running.end());
+    token.cancelled().await;
+    // The daemon was asked to end, and only then does the merge.
+    end.cancel();
+    ended.await.unwrap().unwrap();
+    let state = world.state().await;
+    assert_eq!((state.open_merge(), state.unmerged().count()), (None, 0));
+}
+
+#[tokio::test]
 async fn files_of_tables_that_nobody_lists_are_passed_over() {
     let (world, sink, queue) = hurried_world();
     let mut file = world.file("a", &["I,1,x"]).await;

@@ -8,6 +8,7 @@ use futures::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinError;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::change::{ChangeFile, FileId, TableName};
 use crate::daemon::SHARES;
@@ -41,11 +42,16 @@ pub(super) struct Worker {
     pub(super) circuit: Arc<Circuit>,
 }
 
-/// Merges beside the batches. Where that takes this machine's memory it takes all shares of a large batch.
-async fn merge(work: MergeWork, slots: Arc<Semaphore>, here: bool) -> Merged {
+/// Merges beside the batches. Where that takes this machine's memory it takes all shares of a large batch. It is not
+/// begun once the daemon is to end.
+async fn merge(work: MergeWork, slots: Arc<Semaphore>, here: bool, shutdown: CancellationToken) -> Merged {
     let shares = if here { SHARES } else { 1 };
-    // The slots are never closed.
-    let _slot = slots.acquire_many_owned(shares.into()).await;
+    let _slot = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return (work, Err(Error::retry("the daemon ends"))),
+        // The slots are never closed.
+        slot = slots.acquire_many_owned(shares.into()) => slot,
+    };
     let outcome = work.run().await;
     (work, outcome)
 }
@@ -65,7 +71,7 @@ impl Worker {
             let due = if self.circuit.lets(&self.table) { agenda.due(&self.pipeline) } else { None };
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return self.end_merges(&mut agenda).await,
                 Some(ended) = agenda.merges.join_next() => self.merged(&mut agenda, ended).await,
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.turn(&mut agenda).await;
@@ -78,6 +84,22 @@ impl Worker {
                     Ok(()) => agenda.turn_due |= agenda.run.is_none(),
                     Err(_) => return,
                 },
+            }
+        }
+    }
+
+    /// Waits for a merge that is under way here: broken off, its work would be done again. Others go on elsewhere.
+    async fn end_merges(&mut self, agenda: &mut Agenda) {
+        while self.pipeline.sink.merges_here()
+            && let Some(ended) = agenda.merges.join_next().await
+        {
+            let outcome = match (ended, &mut agenda.run) {
+                (Ok((work, Ok(counts))), Some(run)) => run.end_merge(&work, counts).await.map(|_| ()),
+                (Ok((_, outcome)), _) => outcome.map(|_| ()),
+                (Err(cause), _) => Err(Error::bug("the table's merge broke down").because(cause)),
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(table = %self.table, error = error.report(), "a merge stays open, for the next run to finish");
             }
         }
     }
@@ -150,7 +172,8 @@ impl Worker {
         if agenda.merge_at.is_some_and(|at| at <= now) && agenda.merges.is_empty() {
             agenda.merge_at = None;
             if let Some(work) = run.begin_merge().await? {
-                agenda.merges.spawn(merge(work, Arc::clone(&self.slots), self.pipeline.sink.merges_here()));
+                let (here, shutdown) = (self.pipeline.sink.merges_here(), self.pipeline.shutdown.clone());
+                agenda.merges.spawn(merge(work, Arc::clone(&self.slots), here, shutdown));
             }
         }
         Ok(())

@@ -70,11 +70,22 @@ impl Chain {
         let mut begun_at = None;
         for _ in 0..RESTARTS_MAX {
             let read = self.read_forward(state).await;
-            let is_trusted = state.head() == self.trusted && read.is_ok();
-            if is_trusted || read.as_ref().is_err_and(|error| error.kind() == Kind::Retry) {
+            if state.head() == self.trusted && read.is_ok() {
                 return read;
             }
-            let compacted = self.compacted_above(state.head()).await?;
+            let compacted = match read.as_ref().is_err_and(|error| error.kind() == Kind::Retry) {
+                false => self.compacted_above(state.head()).await,
+                true => Ok(None),
+            };
+            let unsure = read.as_ref().err().into_iter().chain(compacted.as_ref().err());
+            if unsure.into_iter().any(|error| error.kind() == Kind::Retry) {
+                // What was read and not looked at must not be believed later.
+                if state.head() != self.trusted {
+                    self.restart(state);
+                }
+                return read.and(compacted.map(|_| ()));
+            }
+            let compacted = compacted?;
             if compacted.is_none() || compacted == begun_at {
                 self.trusted = state.head();
                 return read;
@@ -82,7 +93,8 @@ impl Chain {
             begun_at = compacted;
             self.restart(state);
         }
-        Err(Error::retry("the ledger was compacted again and again while it was read"))
+        Err(Error::retry("the ledger was compacted again and again while it was read")
+            .hint("nothing is lost; another time will do"))
     }
 
     /// Forgets what was read, so that it is read again from the newest compaction on.
@@ -97,6 +109,13 @@ impl Chain {
     /// [`User`](Kind::User) where the chain is damaged.
     pub(super) async fn first(&self) -> Result<Option<(u64, Entry)>> {
         let mut number = self.newest_compaction().await?;
+        if number.is_none() {
+            if let Some(opened) = self.read(1).await? {
+                return Ok(Some((1, opened)));
+            }
+            // It may have been compacted since.
+            number = self.newest_compaction().await?;
+        }
         while let Some(compaction) = number {
             match self.read(compaction).await? {
                 Some(entry @ Entry::Compacted(_)) => return Ok(Some((compaction, entry))),
@@ -108,7 +127,7 @@ impl Chain {
                 return Err(damaged(compaction, "it is missing, though a mark says that it is a compaction"));
             }
         }
-        Ok(self.read(1).await?.map(|entry| (1, entry)))
+        Ok(None)
     }
 
     /// The number of the newest compaction, where it is above this: then an entry with this number counts for nothing.
@@ -143,6 +162,31 @@ impl Chain {
             self.store.delete(below).await?;
         }
         Ok(())
+    }
+
+    /// Whether there is a first entry.
+    pub(super) async fn is_begun(&self) -> Result<bool> {
+        Ok(self.read(1).await?.is_some())
+    }
+
+    /// Whether there is any entry, or a mark.
+    pub(super) async fn has_entries(&self) -> Result<bool> {
+        Ok(self.store.has_entry_above(&self.folder, 0).await? || self.newest_compaction().await?.is_some())
+    }
+
+    /// Deletes a compaction behind a gap that has no mark, as a rebuilding that was broken off leaves it: what a writer
+    /// compacts follows the entry before.
+    pub(super) async fn drop_unmarked(&self) -> Result<()> {
+        let names = self.store.names(&self.folder).await?;
+        let entries: Vec<u64> = names.iter().filter_map(|name| names::entry_number(name)).collect();
+        let Some(last) = entries.last().copied().filter(|last| *last > entries.len() as u64) else { return Ok(()) };
+        if self.newest_compaction().await?.is_some() {
+            return Ok(());
+        }
+        match self.read(last).await? {
+            Some(Entry::Compacted(_)) => self.store.delete(vec![self.key(last)]).await,
+            _ => Ok(()),
+        }
     }
 
     async fn newest_compaction(&self) -> Result<Option<u64>> {
@@ -184,12 +228,17 @@ impl Chain {
             if !self.store.has_entry_above(&self.folder, state.head()).await? {
                 return Ok(());
             }
-            if self.compacted_above(state.head()).await?.is_some() {
-                self.restart(state);
-            } else {
-                self.demand(next(state)?).await?;
+            let missing = self.demand(next(state)?).await;
+            match self.compacted_above(state.head()).await? {
+                Some(_) => self.restart(state),
+                None => missing?,
             }
         }
+    }
+
+    /// Has the next reading look for compactions, whether it finds entries or not.
+    pub(super) fn distrust(&mut self) {
+        self.trusted = 0;
     }
 
     /// Takes note that this entry, the writer's own, was seen to count.

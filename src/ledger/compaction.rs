@@ -1,7 +1,7 @@
 //! Compaction: a chain's next entry says what all before it amount to, and they are deleted.
 //!
-//! Whatever a crash leaves half-done does no harm: segments that no entry names, entries below a compaction, marks below
-//! another are all deleted by the next one.
+//! Whatever a crash leaves half-done does no harm, and the next compaction deletes it: segments that no entry names, entries
+//! below a compaction, marks below another.
 
 use super::chain::{Written, next};
 use super::entry::Entry;
@@ -38,7 +38,7 @@ impl TableLedger {
         }
         failpoint::COMPACTED.reached();
         self.chain.mark_compacted(number).await?;
-        self.segments.keep(&named.iter().collect::<Vec<_>>(), number).await?;
+        self.segments.delete_but(&named.iter().collect::<Vec<_>>(), number).await?;
         Ok(true)
     }
 }

@@ -15,6 +15,10 @@ use crate::error::{Error, Result};
 /// No entry is larger, in bytes; neither written nor read.
 pub const ENTRY_BYTES_MAX: u64 = 64 << 20;
 
+/// What to do about a damaged ledger.
+pub(super) const MEND_DAMAGE: &str = "restore the ledger from a backup; where there is none, end all daemons, name a new \
+                                      place for `ledger` in freshet.yaml and run `freshet ledger --rebuild`";
+
 const DAY_MS: i64 = 86_400_000;
 
 /// One step in the life of a table. The first in its chain is [`Opened`](Entry::Opened), no other is.
@@ -221,6 +225,31 @@ pub struct Snapshot {
     pub recent: Vec<bool>,
 }
 
+impl Snapshot {
+    /// That of a chain which was opened like this, and in which nothing happened.
+    pub(super) fn of(opened: &Opened) -> Self {
+        Self {
+            opened: opened.clone(),
+            files: Vec::new(),
+            sightings: Vec::new(),
+            unfinished: Vec::new(),
+            open_intents: Vec::new(),
+            lost: Vec::new(),
+            unmerged: Vec::new(),
+            held: Vec::new(),
+            open_merge: None,
+            source_columns: Vec::new(),
+            transform: None,
+            rules: None,
+            files_committed: 0,
+            rows_committed: 0,
+            files_vanished: 0,
+            set_aside: Vec::new(),
+            recent: Vec::new(),
+        }
+    }
+}
+
 /// A file that is known and has no final state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unfinished {
@@ -322,8 +351,7 @@ fn unknown_kind(bytes: &[u8]) -> Option<String> {
 
 /// The error for a chain that no freshet can have written.
 pub(super) fn damaged(number: u64, what: impl std::fmt::Display) -> Error {
-    Error::user(format!("the ledger is damaged at entry {number}: {what}"))
-        .hint("restore the ledger from a backup, or start with a new `ledger` and an empty target")
+    Error::user(format!("the ledger is damaged at entry {number}: {what}")).hint(MEND_DAMAGE)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! ledger.json                                              whose ledger it is
 //! tables/<database>/<table>/00000000000000000001.json      the first entry of a table's chain
 //! compactions/<database>/<table>/00000000000000001001.json says that this entry stands for all before it
-//! segments/<database>/<table>/00000000000000001001-<id>    files that are done with, as such an entry names them
+//! segments/<database>/<table>/00000000000000001001-<id>    files that are done with, named by such an entry
 //! ```
 //! An entry is never changed, and is removed only once a later one stands for it. Whoever creates entry n has read those before it, so
 //! everything a table's writers agree on is the [`State`] that the entries amount to. Clocks decide nothing.
@@ -31,6 +31,7 @@ mod faulty;
 mod folder;
 mod names;
 mod objects;
+mod rebuild;
 mod root;
 #[cfg(test)]
 mod samples;
@@ -160,6 +161,26 @@ impl Ledger {
         Ok(state)
     }
 
+    /// As [`peek`](Self::peek), having read the segments, too.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where chain or segments are damaged.
+    pub async fn check(&self, table: &TableName) -> Result<State> {
+        let mut seen = 0;
+        loop {
+            let state = self.peek(table).await?;
+            let whole = self.segments(table).check(state.segments(), state.sightings()).await;
+            if whole.map_err(|error| error.in_table(table))? {
+                return Ok(state);
+            }
+            // Unless it was compacted since.
+            if state.compacted() == seen {
+                return Err(entry::damaged(seen, "a segment that it names is missing").in_table(table));
+            }
+            seen = state.compacted();
+        }
+    }
+
     /// What the ledger knows of files on a disk that this state of a table does not have itself.
     ///
     /// # Errors
@@ -168,7 +189,12 @@ impl Ledger {
     pub async fn sightings(&self, table: &TableName, state: &State) -> Result<Sightings> {
         let found = self.segments(table).sightings(state.sightings()).await;
         found
-            .and_then(|found| found.ok_or_else(|| Error::retry("the ledger was compacted while it was read")))
+            .and_then(|found| {
+                found.ok_or_else(|| {
+                    Error::retry("the ledger was compacted while it was read")
+                        .hint("nothing is lost; another time will do")
+                })
+            })
             .map_err(|error| error.in_table(table))
     }
 

@@ -9,19 +9,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::entry::{FileKey, Segment};
+use super::entry::{FileKey, MEND_DAMAGE, Segment};
 use super::state::FileState;
 use super::store::{Created, Store};
 use crate::change::FileId;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 
-/// Most records of one segment: it is read whole.
-const RECORDS_MAX: usize = 1 << 20;
+/// Most records of one segment, which is read whole: of a day with more, a file is looked for in few of them.
+const RECORDS_MAX: usize = 1 << 14;
 /// Bytes of segments that are kept in memory, of all tables.
 const CACHE_BYTES_MAX: usize = 32 << 20;
 /// A name's time of day may be read another way one day, in another zone, so that the days beside count, too.
 const DAYS_BESIDE: u64 = 1;
+const NOTHING_LOST: &str = "nothing is lost; another time will do";
 /// Bytes of a record's key.
 const KEY_BYTES: usize = 16;
 
@@ -207,8 +208,21 @@ impl Segments {
         self.grow::<KEY_BYTES>(segments.to_vec(), None, records, number).await
     }
 
+    /// Reads these segments, of files and of sightings; false where one is gone.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where one is damaged.
+    pub(super) async fn check(&self, files: &[Segment], sightings: &[Segment]) -> Result<bool> {
+        for segment in files {
+            if self.read::<1>(segment).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(self.sightings(sightings).await?.is_some())
+    }
+
     /// Deletes every segment that was made for this compaction or an earlier one, and is not among these.
-    pub(super) async fn keep(&self, segments: &[&Segment], number: u64) -> Result<()> {
+    pub(super) async fn delete_but(&self, segments: &[&Segment], number: u64) -> Result<()> {
         let kept: HashSet<&str> = segments.iter().map(|segment| segment.name.as_str()).collect();
         let is_past = |name: &String| {
             let made_for = name.get(..20).and_then(|digits| digits.parse::<u64>().ok());
@@ -270,7 +284,9 @@ impl Segments {
         };
         match self.store.create(&self.key(&segment.name), bytes).await? {
             Created::Yes => Ok(segment),
-            Created::Exists => Err(Error::retry("a segment of the ledger was written at the same time by another")),
+            Created::Exists => {
+                Err(Error::retry("a segment of the ledger was said to exist, and is new").hint(NOTHING_LOST))
+            }
             Created::Unknown(error) => Err(error),
         }
     }
@@ -301,7 +317,7 @@ impl Segments {
             self.key(&segment.name),
             self.store.describe()
         ))
-        .hint("restore the ledger from a backup, or start with a new `ledger` and an empty target")
+        .hint(MEND_DAMAGE)
     }
 }
 

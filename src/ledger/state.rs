@@ -372,6 +372,10 @@ impl State {
                 self.source_columns.push(column.clone());
             }
         }
+        if self.rules.is_none() && intent.rules.mode == Mode::Append {
+            // Those of a rebuilt chain, which does not know whether they are merged.
+            self.unmerged.clear();
+        }
         self.rules.get_or_insert_with(|| intent.rules.clone());
         self.attempts.insert(intent.attempt.id.clone(), number);
         self.open_intents.insert(number, intent.clone());

@@ -95,6 +95,8 @@ impl TableLedger {
     /// # Errors
     /// [`User`](crate::error::Kind::User) where the chain is damaged.
     pub async fn refresh(&mut self) -> Result<&State> {
+        // Where the chain was compacted above the head, nothing new is ever found after that.
+        self.chain.distrust();
         self.read_on().await?;
         Ok(&self.state)
     }
@@ -104,6 +106,7 @@ impl TableLedger {
     /// # Errors
     /// [`User`](crate::error::Kind::User) where the ledger is damaged.
     pub async fn recall(&mut self, files: &[FileKey]) -> Result<()> {
+        self.state.make_room();
         loop {
             let unknown = self.state.unknown(files);
             if unknown.is_empty() {
@@ -289,8 +292,10 @@ impl TableLedger {
             .hint("fewer daemons on one table leave each more room"))
     }
 
-    /// Tries to make `entry` the next one, or, in an empty chain, the entry that must come before it. What was written
-    /// below a compaction counts for nothing.
+    /// Tries to make `entry` the next one, or, in an empty chain, the entry that must come before it.
+    ///
+    /// # Errors
+    /// [`Retry`](crate::error::Kind::Retry) where it was written below a compaction: it counts for nothing there.
     pub(super) async fn append(&mut self, entry: Entry) -> Result<Written> {
         if self.read_only {
             return Err(Error::bug("a ledger that was opened for reading was to be written").in_table(&self.table));
@@ -305,9 +310,17 @@ impl TableLedger {
         };
         let number = next(&self.state)?;
         let written = self.chain.create(number, &envelope).await.map_err(|error| error.in_table(&self.table))?;
-        if written == Written::Taken || self.chain.compacted_above(number).await?.is_some() {
+        if written == Written::Taken {
             self.read_on().await?;
             return Ok(Written::Taken);
+        }
+        if self.chain.compacted_above(number).await?.is_some() {
+            // It may have counted before, and others may have acted on it: the attempt that it names must not be
+            // named again.
+            self.read_on().await?;
+            return Err(Error::retry("the ledger was compacted while it was written")
+                .in_table(&self.table)
+                .hint("nothing is lost; another time will do"));
         }
         self.chain.trust(number);
         self.state.apply(number, &envelope.entry)?;
@@ -319,7 +332,7 @@ impl TableLedger {
         self.demand_opening()
     }
 
-    fn opened(&self) -> Opened {
+    pub(super) fn opened(&self) -> Opened {
         let Opening { order, target } = self.opening.clone();
         Opened { table: self.table.clone(), generation: FIRST_GENERATION, order, target }
     }

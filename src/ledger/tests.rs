@@ -20,6 +20,7 @@ use crate::error::Kind;
 mod chains;
 mod compaction;
 mod race;
+mod rebuild;
 
 const SINK: &str = "Delta tables in /data/lake";
 

@@ -7,9 +7,9 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::prelude::SessionContext;
 
 use crate::change::TableName;
-pub use crate::change::batch::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
+pub use crate::change::batch::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Recorded};
 use crate::config::{Mode, OnDelete, StorageConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub mod bigquery;
 mod columns;
@@ -45,6 +45,25 @@ pub struct Rows {
     pub stream: SendableRecordBatchStream,
 }
 
+/// Of 256 merges so many look whether the final table has one row of each key they merged: about one in twenty.
+const SAMPLED: u8 = 13;
+
+/// Whether this merge is one of those, for each daemon alike.
+fn is_sampled(merge: &MergeAttempt) -> bool {
+    blake3::hash(merge.attempt.id.as_bytes()).as_bytes()[0] < SAMPLED
+}
+
+/// Demands that the final table `name` has no key of which there is more than one row.
+fn demand_unique(name: &str, doubled: u64) -> Result<()> {
+    if doubled == 0 {
+        return Ok(());
+    }
+    Err(Error::user(format!("{name} has more than one row of each of {doubled} keys that were just merged")).hint(
+        "a column that is declared `immutable` changed, or another program wrote to the table: delete the older rows of these \
+         keys, by `_cdc_sequence`, and correct `immutable`; the table then goes on by itself",
+    ))
+}
+
 /// A system that keeps the tables.
 #[async_trait]
 pub trait Sink: Send + Sync {
@@ -74,4 +93,7 @@ pub trait Sink: Send + Sync {
 
     /// How many rows each of the target's tables has, by name; none where it does not exist yet.
     async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>>;
+
+    /// What the target says of its own past, for a ledger that was lost; None where it has no log.
+    async fn recorded(&self, target: &Target, session: &SessionContext) -> Result<Option<Recorded>>;
 }

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,8 @@ pub(crate) struct Life {
     /// At which step it stands still, and for how long.
     stands_at: Option<(u64, Duration)>,
     stands_until: Mutex<Option<Instant>>,
+    /// After how long its clock is wrong, and by how much.
+    clock_jump: Option<(Duration, TimeDelta)>,
     dead: CancellationToken,
     /// For what goes wrong in this life; None: nothing does.
     dice: Option<Mutex<Dice>>,
@@ -30,9 +33,12 @@ impl Life {
     pub(crate) fn hard(dice: &mut Dice) -> Self {
         let dies = dice.below(3) > 0;
         let stands = dice.below(4) == 0;
+        let jumps = dice.below(4) == 0;
+        let by = TimeDelta::seconds(3_600 - i64::try_from(dice.below(7_200)).unwrap());
         Self {
             dies_at: dies.then(|| dice.below(400)),
             stands_at: stands.then(|| (dice.below(200), Duration::from_secs(30 + dice.below(600)))),
+            clock_jump: jumps.then(|| (Duration::from_secs(dice.below(600)), by)),
             dice: Some(Mutex::new(Dice::new(dice.below(u64::MAX)))),
             ..Self::easy()
         }
@@ -45,6 +51,7 @@ impl Life {
             dies_at: None,
             stands_at: None,
             stands_until: Mutex::default(),
+            clock_jump: None,
             dead: CancellationToken::new(),
             dice: None,
         }
@@ -53,6 +60,11 @@ impl Life {
     /// Whether nothing goes wrong in it.
     pub(crate) fn is_easy(&self) -> bool {
         self.dice.is_none()
+    }
+
+    /// After how long its clock is wrong, and by how much.
+    pub(crate) fn clock_jump(&self) -> Option<(Duration, TimeDelta)> {
+        self.clock_jump
     }
 
     /// Ends when it dies.

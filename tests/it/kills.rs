@@ -44,19 +44,19 @@ fn model() -> BTreeMap<i64, i64> {
 }
 
 /// Where rows go.
-enum Place {
+pub(crate) enum Place {
     Delta,
     BigQuery(StrictBigQuery),
 }
 
 /// A folder of change files and a sink.
-struct Stage {
-    scene: Scene,
+pub(crate) struct Stage {
+    pub(crate) scene: Scene,
     place: Place,
 }
 
 impl Stage {
-    fn new(place: Place) -> Self {
+    pub(crate) fn new(place: Place) -> Self {
         let scene = Scene::empty();
         let sink = match &place {
             Place::Delta => "{delta: out/tables}".to_owned(),
@@ -72,7 +72,7 @@ impl Stage {
     }
 
     /// The newer half first, then the rest, so that late changes meet tombstones.
-    fn put(&self, half: usize) {
+    pub(crate) fn put(&self, half: usize) {
         let files = files();
         let numbers = if half == 0 { files.len() / 2..files.len() } else { 0..files.len() / 2 };
         for number in numbers {
@@ -89,13 +89,13 @@ impl Stage {
         Running::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))
     }
 
-    fn run(&self) -> Ended {
+    pub(crate) fn run(&self) -> Ended {
         self.scene.run()
     }
 
     /// Each change is in the log once, and the newest of each key is in the final table.
     #[track_caller]
-    fn expect_whole(&self, what: &str) {
+    pub(crate) fn expect_whole(&self, what: &str) {
         let (log, rows) = match &self.place {
             Place::Delta => {
                 let log = self.scene.rows("shop/orders_changes", &["id"]).len();

@@ -30,11 +30,15 @@ impl Warehouse {
 
     /// What a configuration says, after `sink: `, of datasets that are named so.
     pub(crate) fn sink(&self, dataset: &str) -> String {
-        let Self { project, location, rest, grpc, .. } = self;
-        format!(
-            "{{bigquery: {{project: {project}, location: {location}, dataset: \"{dataset}\", \
-             rest_endpoint: {rest}, grpc_endpoint: {grpc}}}}}"
-        )
+        self.sink_json(dataset).to_string()
+    }
+
+    /// The same as JSON.
+    pub(crate) fn sink_json(&self, dataset: &str) -> Value {
+        json!({"bigquery": {
+            "project": self.project, "location": self.location, "dataset": dataset,
+            "rest_endpoint": self.rest, "grpc_endpoint": self.grpc,
+        }})
     }
 
     /// A table's full name, as it stands in SQL.
@@ -44,6 +48,12 @@ impl Warehouse {
 
     /// The rows of a query; each value as BigQuery writes it, NULL as `NULL`.
     pub(crate) async fn query(&self, sql: &str) -> Vec<Vec<String>> {
+        let text = |cell: Option<String>| cell.unwrap_or_else(|| "NULL".to_owned());
+        self.rows(sql).await.into_iter().map(|row| row.into_iter().map(text).collect()).collect()
+    }
+
+    /// The same, with None for NULL.
+    pub(crate) async fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
         let asked = json!({"query": sql, "useLegacySql": false, "location": self.location, "maxResults": 100_000});
         let mut answer = self.ask(self.client.post(self.url("queries")).json(&asked)).await;
         while answer["jobComplete"] == false {
@@ -53,7 +63,7 @@ impl Warehouse {
         }
         assert_eq!((&answer["jobComplete"], &answer["pageToken"]), (&json!(true), &Value::Null), "{sql}: {answer}");
         let rows = answer["rows"].as_array().cloned().unwrap_or_default();
-        let text = |cell: &Value| cell["v"].as_str().unwrap_or("NULL").to_owned();
+        let text = |cell: &Value| cell["v"].as_str().map(str::to_owned);
         rows.iter().map(|row| row["f"].as_array().expect("a row").iter().map(text).collect()).collect()
     }
 

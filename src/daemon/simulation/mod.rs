@@ -70,17 +70,38 @@ impl Clock for SimulatedClock {
     }
 }
 
+/// One daemon's clock, which may jump.
+#[derive(Debug)]
+struct LivedClock {
+    right: Arc<SimulatedClock>,
+    /// From when on it is wrong, and by how much.
+    jumps: Option<(Instant, TimeDelta)>,
+}
+
+impl Clock for LivedClock {
+    fn now(&self) -> DateTime<Utc> {
+        let wrong = self.jumps.filter(|(from, _)| *from <= Instant::now());
+        self.right.now() + wrong.map_or(TimeDelta::zero(), |(_, by)| by)
+    }
+
+    fn fresh_id(&self) -> Uuid {
+        self.right.fresh_id()
+    }
+}
+
 /// What befell the daemons of a simulation.
 #[derive(Debug, Clone, Copy, Default, Hash)]
 struct Fortunes {
     lives: u64,
     deaths: u64,
     stood_still: u64,
+    wrong_clocks: u64,
 }
 
 impl Fortunes {
     fn add(&mut self, life: &Life) {
         let (died, stood) = life.came_to();
+        self.wrong_clocks += u64::from(life.clock_jump().is_some());
         self.lives += 1;
         self.deaths += u64::from(died);
         self.stood_still += u64::from(stood);
@@ -205,7 +226,9 @@ impl World {
             let (inner, life, below) = (Arc::clone(inner), Arc::clone(&life), Arc::clone(&self.below));
             Arc::new(LivedStore { inner, life, below })
         };
-        let clock = || -> Arc<dyn Clock> { Arc::clone(&self.clock) as _ };
+        let jumps = life.clock_jump().map(|(after, by)| (Instant::now() + after, by));
+        let lived: Arc<dyn Clock> = Arc::new(LivedClock { right: Arc::clone(&self.clock), jumps });
+        let clock = || Arc::clone(&lived);
         let Ok(ledger) = Ledger::on(store(&self.ledgers), "ledger", "simulated", clock()).await else { return };
         let files = store(&self.files);
         let source = Arc::new(self.queue.lived(&life).source(Arc::clone(&files), clock()).await);

@@ -31,6 +31,7 @@ fn whatever_befalls_the_daemons_the_tables_are_the_sources() {
     for (what, count) in [
         ("deaths", sum.fortunes.deaths),
         ("daemons that stood still", sum.fortunes.stood_still),
+        ("clocks that jumped", sum.fortunes.wrong_clocks),
         ("lost answers of the sink", hazards.answers_lost),
         ("pending rows that lapsed", hazards.lapsed),
         ("commits repeated", hazards.committed_again),
@@ -102,6 +103,7 @@ impl Story {
         fortunes.lives += other.fortunes.lives;
         fortunes.deaths += other.fortunes.deaths;
         fortunes.stood_still += other.fortunes.stood_still;
+        fortunes.wrong_clocks += other.fortunes.wrong_clocks;
         hazards.answers_lost += other.hazards.answers_lost;
         hazards.lapsed += other.hazards.lapsed;
         hazards.committed_again += other.hazards.committed_again;

@@ -10,7 +10,7 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use tokio::time::Instant;
 
-use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
+use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Recorded};
 use crate::error::{Error, Result};
 use crate::pipeline::tests::fake::{Row, rows_of};
 use crate::sink::{Rows, Sink, Target};
@@ -247,6 +247,10 @@ impl Sink for LivedSink {
 
     fn merges_here(&self) -> bool {
         false
+    }
+
+    async fn recorded(&self, _: &Target, _: &SessionContext) -> Result<Option<Recorded>> {
+        Ok(None)
     }
 
     async fn row_counts(&self, _: &Target) -> Result<Vec<(String, u64)>> {

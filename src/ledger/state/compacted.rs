@@ -127,11 +127,15 @@ impl State {
         files.iter().filter(is_unknown).copied().collect()
     }
 
-    /// Takes note of what the segments say of these files.
-    pub(in crate::ledger) fn recall(&mut self, files: &[FileKey], found: &HashMap<FileId, FileState>) {
+    /// Forgets what was looked up, where that is much. What is asked for next is looked up whole after that.
+    pub(in crate::ledger) fn make_room(&mut self) {
         if self.recalled.len() > RECALLED_MAX {
             self.recalled.clear();
         }
+    }
+
+    /// Takes note of what the segments say of these files.
+    pub(in crate::ledger) fn recall(&mut self, files: &[FileKey], found: &HashMap<FileId, FileState>) {
         self.recalled.extend(files.iter().map(|file| (file.id, found.get(&file.id).copied())));
     }
 }

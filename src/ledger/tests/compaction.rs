@@ -106,8 +106,9 @@ async fn who_writes_below_a_compaction_writes_nothing_that_counts() {
     }
     assert!(chain.compact_above(1).await.unwrap());
     let head = chain.state().head();
-    // Both take the number after the last entry that they know for free, and have it refused.
-    assert_eq!(late.claim(intent("late", &["x", "lost"])).await.unwrap(), Claim::Refused(vec![file("x").id]));
+    // The number after the last entry that both know is free again: one takes it in vain, the other finds what it wrote.
+    assert_eq!(late.claim(intent("late", &["x", "lost"])).await.unwrap_err().kind(), Kind::Retry);
+    assert_eq!(late.claim(intent("again", &["x", "lost"])).await.unwrap(), Claim::Refused(vec![file("x").id]));
     assert!(paths(&store).await.contains(&entry_path(15)), "what was written for nothing still lies there");
     assert_eq!(late.state().head(), head);
     assert_eq!(later.gone(&file("z")).await.unwrap(), FileState::Gone);
@@ -116,6 +117,35 @@ async fn who_writes_below_a_compaction_writes_nothing_that_counts() {
     assert_eq!(sample_table(&ledger).await.state().file_state(file("lost").id), None);
     assert!(later.compact_above(1).await.unwrap());
     assert!(!paths(&store).await.contains(&entry_path(15)));
+}
+
+#[tokio::test]
+async fn a_merge_that_was_compacted_before_its_writer_looked_is_never_begun_again_under_its_attempt() {
+    let (store, ledger) = memory_ledger().await;
+    let mut chain = lived(&ledger).await;
+    let mut late = sample_table(&ledger).await;
+    // The late writer's entry is the next one; another finishes that merge, and compacts the chain.
+    let (number, _) = chain.open_merge(&attempt("m2"), 1).await.unwrap().unwrap();
+    chain.finish_merge(number, MergeCounts::default()).await.unwrap();
+    chain.finish(14, CommitOutcome::Committed).await.unwrap();
+    assert!(chain.compact_above(1).await.unwrap());
+    // Its request was repeated on the way, and takes effect once more.
+    assert!(!paths(&store).await.contains(&entry_path(number)));
+    assert_eq!(late.open_merge(&attempt("m2"), 1).await.unwrap_err().kind(), Kind::Retry);
+    let (_, merge) = late.open_merge(&attempt("m3"), 1).await.unwrap().unwrap();
+    assert_eq!((merge.attempt.id.as_str(), merge.batches), ("m3", vec!["d".to_owned()]));
+}
+
+#[tokio::test]
+async fn who_looks_again_sees_what_came_after_a_compaction_although_nothing_stands_where_it_stopped() {
+    let (_, ledger) = memory_ledger().await;
+    let mut chain = lived(&ledger).await;
+    let mut idle = sample_table(&ledger).await;
+    chain.gone(&file("x")).await.unwrap();
+    assert!(chain.compact_above(1).await.unwrap());
+    chain.hold(&[crate::ledger::samples::announced("new")]).await.unwrap();
+    let held: Vec<String> = idle.refresh().await.unwrap().held().map(|file| file.location.clone()).collect();
+    assert_eq!(held.len(), 2, "{held:?}");
 }
 
 #[tokio::test]

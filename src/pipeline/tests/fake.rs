@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::inflate::Staging;
 use crate::catalog::opened::Opener;
 use crate::catalog::samples::{ROOMY, Shelf, orders};
-use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
+use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Recorded};
 use crate::change::{ChangeFile, TableName};
 use crate::clock::StillClock;
 use crate::config::{Config, TableConfig};
@@ -73,6 +73,8 @@ pub(crate) struct FakeSink {
     pub(crate) only: Option<TableName>,
     /// Done at the end of the next preparation.
     pub(crate) meanwhile: Mutex<Option<futures::future::BoxFuture<'static, ()>>>,
+    /// The same, of the next merge.
+    pub(crate) while_merging: Mutex<Option<futures::future::BoxFuture<'static, ()>>>,
 }
 
 impl FakeSink {
@@ -221,12 +223,20 @@ impl Sink for FakeSink {
                 }
             }
         }
+        let meanwhile = self.while_merging.lock().unwrap().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile.await;
+        }
         after(fault)?;
         Ok(counts)
     }
 
     fn merges_here(&self) -> bool {
         true
+    }
+
+    async fn recorded(&self, _: &Target, _: &SessionContext) -> Result<Option<Recorded>> {
+        Ok(None)
     }
 
     async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>> {

@@ -56,6 +56,11 @@ pub(super) struct Done {
 }
 
 impl Done {
+    /// The job's id.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// What a MERGE did. Without its statistics all affected rows count as updated.
     pub(super) fn counts(&self) -> MergeCounts {
         let number = |value: &Value| value.as_str().and_then(|text| text.parse().ok()).or_else(|| value.as_u64());
@@ -90,6 +95,12 @@ pub(super) async fn run(sink: &BigQuerySink, step: &Step<'_>) -> Result<Done> {
 pub(super) async fn rows(sink: &BigQuerySink, step: &Step<'_>) -> Result<JobRows> {
     let (_, rows) = tries(sink, step, true).await?;
     Ok(rows)
+}
+
+/// Runs a step whose rows are read page by page, see [`Rest::job_page`](super::rest::Rest::job_page).
+pub(super) async fn read(sink: &BigQuerySink, step: &Step<'_>) -> Result<Done> {
+    let (done, _) = tries(sink, step, true).await?;
+    Ok(done)
 }
 
 async fn tries(sink: &BigQuerySink, step: &Step<'_>, reads: bool) -> Result<(Done, JobRows)> {

@@ -19,7 +19,7 @@ use crate::change::types::ColumnType;
 use crate::config::{Create, OnDelete};
 use crate::error::{Error, Kind, Result};
 use crate::sink::columns;
-use crate::sink::{Column, MergeAttempt, MergeCounts, Target};
+use crate::sink::{Column, MergeAttempt, MergeCounts, Target, demand_unique, is_sampled};
 use crate::trial::failpoint;
 
 /// How far the view of what is not merged yet looks back from the oldest batch of the last merge. A batch is
@@ -108,6 +108,9 @@ impl Steps<'_> {
     async fn run(&self, log_columns: &[Column]) -> Result<MergeCounts> {
         let extent = self.extent_of_all(log_columns).await?;
         let counts = if extent.rows == 0 { MergeCounts::default() } else { self.merge(&extent).await? };
+        if extent.rows > 0 && is_sampled(self.merging.merge) {
+            self.demand_unique(&extent).await?;
+        }
         self.show_live().await?;
         Ok(counts)
     }
@@ -148,6 +151,16 @@ impl Steps<'_> {
         let sql = self.merging.merge(&extent.bounds);
         let done = jobs::run(self.sink, &self.step("final", &sql, self.merging.final_table, "merged into")).await?;
         Ok(done.counts())
+    }
+
+    /// Demands that the final table has one row of each key that was merged.
+    async fn demand_unique(&self, extent: &Extent) -> Result<()> {
+        let (sql, table) = (self.merging.doubled(&extent.bounds), self.merging.final_table);
+        // A try of its own each time: what was doubled may have been mended.
+        let name = format!("unique_{}", self.sink.clock.fresh_id().simple());
+        let rows = jobs::rows(self.sink, &self.step(&name, &sql, table, "read")).await?;
+        let doubled = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok()).unwrap_or(0);
+        demand_unique(&table.to_string(), doubled)
     }
 
     /// Makes the view of what is not merged yet, or gives it other columns or a later day to begin with. Where

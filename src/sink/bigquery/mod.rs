@@ -15,7 +15,7 @@ use crate::config::BigQueryConfig;
 use crate::error::Result;
 use crate::sink::part::Part;
 use crate::sink::token::Tokens;
-use crate::sink::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Rows, Sink, Target};
+use crate::sink::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Recorded, Rows, Sink, Target};
 
 mod append;
 mod bounds;
@@ -32,6 +32,7 @@ mod jobs;
 mod layout;
 mod merge;
 mod prepare;
+mod recorded;
 mod repeated;
 mod rest;
 mod schema;
@@ -129,5 +130,9 @@ impl Sink for BigQuerySink {
 
     async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>> {
         tables::row_counts(self, target).await
+    }
+
+    async fn recorded(&self, target: &Target, _session: &SessionContext) -> Result<Option<Recorded>> {
+        Box::pin(recorded::recorded(self, target)).await.map_err(|error| error.in_table(&target.source))
     }
 }

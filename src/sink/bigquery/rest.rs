@@ -63,6 +63,14 @@ pub(super) enum Created {
     NoDataset,
 }
 
+/// Some of a job's rows, each value as BigQuery writes it.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) rows: Vec<Vec<Option<String>>>,
+    /// What asks for those after them; None where there are none.
+    pub(super) next: Option<String>,
+}
+
 /// A job as it stands.
 #[derive(Debug, Clone)]
 pub(super) struct JobState {
@@ -204,9 +212,15 @@ impl Rest {
     /// The rows of a query job that is done, each value as BigQuery writes it; None where they are gone: they
     /// are kept for a day.
     pub(super) async fn job_rows(&self, id: &str) -> Result<Option<Vec<Vec<Option<String>>>>, Failure> {
+        Ok(self.job_page(id, ROWS_MAX, None).await?.map(|page| page.rows))
+    }
+
+    /// Some of the rows of a query job that is done, from where the page before says that the next begins.
+    pub(super) async fn job_page(&self, id: &str, most: i32, token: Option<String>) -> Result<Option<Page>, Failure> {
         let parameters = GetQueryResultsParameters {
             location: Some(self.0.location.clone()),
-            max_results: Some(ROWS_MAX),
+            max_results: Some(most),
+            page_token: token,
             timeout_ms: Some(ROWS_WAIT_MS),
             ..GetQueryResultsParameters::default()
         };
@@ -221,10 +235,8 @@ impl Rest {
             Some(other) => Some(other.to_string()),
         };
         let rows = answer.rows.unwrap_or_default().into_iter();
-        Ok(Some(
-            rows.map(|row| row.columns.unwrap_or_default().into_iter().map(|cell| text(cell.value)).collect())
-                .collect(),
-        ))
+        let rows = rows.map(|row| row.columns.unwrap_or_default().into_iter().map(|cell| text(cell.value)).collect());
+        Ok(Some(Page { rows: rows.collect(), next: answer.page_token }))
     }
 
     /// Asks BigQuery; each part of the path is escaped.

@@ -77,6 +77,16 @@ pub(super) fn count_attempt(log: &TableId, attempt: &Attempt) -> String {
     )
 }
 
+/// How many rows of which attempt came from which file: the attempt's id, its time in µs since 1970, the file's id in hex.
+pub(super) fn recorded(log: &TableId) -> String {
+    let (batch, at, file) = (name(columns::BATCH), name(columns::LOADED_AT), name(columns::FILE_ID));
+    format!(
+        "SELECT {batch}, UNIX_MICROS({at}) AS `at`, TO_HEX({file}) AS `file`, COUNT(*) AS `n` FROM {} GROUP BY {batch}, \
+         {at}, {file}",
+        table(log)
+    )
+}
+
 /// What a column's values lie between, both ends as literals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bound {
@@ -198,6 +208,19 @@ impl Merging<'_> {
             table(self.final_table),
             self.surviving(bounds),
             self.matches("_t", bounds),
+        )
+    }
+
+    /// How many of the keys that are merged the final table has more than one row of.
+    pub(super) fn doubled(&self, bounds: &[Bound]) -> String {
+        let key = names(self.key);
+        let of_final = list(self.key.iter().map(|column| format!("_t.{}", name(&column.name))));
+        format!(
+            "SELECT COUNT(*) AS `n` FROM (SELECT {of_final} FROM {} AS _t INNER JOIN (SELECT DISTINCT {key} {}) AS _s ON {} \
+             GROUP BY {of_final} HAVING COUNT(*) > 1)",
+            table(self.final_table),
+            self.rows(),
+            self.matches("_t", bounds.iter().filter(|bound| bound.is_key)),
         )
     }
 

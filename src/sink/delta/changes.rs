@@ -81,6 +81,13 @@ pub(super) async fn read_files(
     session.read_table(provider).map_err(failed)
 }
 
+/// All of a table's rows.
+pub(super) async fn read_all(folder: &TableFolder, table: &DeltaTable, session: &SessionContext) -> Result<DataFrame> {
+    let state = table.snapshot().map_err(|cause| trouble::delta(folder, "read", cause))?;
+    let files = state.log_data().into_iter().map(|file| file.path().into_owned()).collect();
+    read_files(folder, table, files, session).await
+}
+
 /// How many rows the files have that may hold rows of these batches.
 pub(super) fn rows_at_most(folder: &TableFolder, log: &DeltaTable, batches: &[String]) -> Result<usize> {
     let state = log.snapshot().map_err(|cause| trouble::delta(folder, "read", cause))?;

@@ -63,9 +63,14 @@ pub(super) async fn commit(
     Err(Error::retry(message).in_table(&target.source))
 }
 
+/// The application id that commits to a target's log carry, each with its intent's number as version.
+pub(super) fn app_id(target: &Target) -> String {
+    format!("freshet/{}", target.source)
+}
+
 impl Intent<'_> {
     fn app_id(&self) -> String {
-        format!("freshet/{}", self.target.source)
+        app_id(self.target)
     }
 
     /// Set beside the application id by a commit that holds no rows: without it, a daemon that died between

@@ -25,11 +25,11 @@ use super::evolve::{self, Wanted};
 use super::place::TableFolder;
 use super::slices::Slice;
 use super::table::{self, TRIES};
-use super::trouble;
+use super::{trouble, unique};
 use crate::config::OnDelete;
 use crate::error::{Error, Result};
 use crate::sink::part::Part;
-use crate::sink::{Column, MergeAttempt, MergeCounts, Target};
+use crate::sink::{Column, MergeAttempt, MergeCounts, Target, is_sampled};
 use crate::trial::failpoint;
 
 /// Rows of the log that one slice of a merge may have, to begin with.
@@ -65,7 +65,11 @@ pub(super) async fn merge(
 async fn in_slices(whole: &Once<'_>, of: u64) -> Result<MergeCounts> {
     let mut counts = MergeCounts::default();
     for number in 0..of {
-        let one = whole.of_slice(Slice { number, of }).patiently().await?;
+        let slice = Slice { number, of };
+        let one = whole.of_slice(slice).patiently().await?;
+        if is_sampled(whole.merge) {
+            unique::demand(whole.sink, whole.target, whole.merge, slice, whole.session).await?;
+        }
         counts.inserted += one.inserted;
         counts.updated += one.updated;
         counts.deleted += one.deleted;

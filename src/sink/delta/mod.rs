@@ -15,7 +15,7 @@ use self::place::TableFolder;
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::sink::part::Part;
-use crate::sink::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Rows, Sink, Target};
+use crate::sink::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Recorded, Rows, Sink, Target};
 
 mod changes;
 mod columns;
@@ -24,12 +24,14 @@ mod evolve;
 mod merge;
 mod place;
 mod prepare;
+mod recorded;
 mod slices;
 mod stage;
 mod table;
 #[cfg(test)]
 mod tests;
 mod trouble;
+mod unique;
 
 /// Delta Lake tables below a local folder.
 #[derive(Debug)]
@@ -84,6 +86,10 @@ impl Sink for DeltaSink {
     async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>> {
         counted(self, target).await
     }
+
+    async fn recorded(&self, target: &Target, session: &SessionContext) -> Result<Option<Recorded>> {
+        found(self, target, session).await
+    }
 }
 
 // The compiler proves that a future can be sent for each function with bounds anew, and every method of an async trait
@@ -115,6 +121,14 @@ fn merged<'a>(
     session: &'a SessionContext,
 ) -> BoxFuture<'a, Result<MergeCounts>> {
     Box::pin(merge::merge(sink, target, merge, session))
+}
+
+fn found<'a>(
+    sink: &'a DeltaSink,
+    target: &'a Target,
+    session: &'a SessionContext,
+) -> BoxFuture<'a, Result<Option<Recorded>>> {
+    Box::pin(recorded::recorded(sink, target, session))
 }
 
 fn counted<'a>(sink: &'a DeltaSink, target: &'a Target) -> BoxFuture<'a, Result<Vec<(String, u64)>>> {

@@ -48,7 +48,7 @@ pub(super) async fn open_existing(folder: &TableFolder) -> Result<DeltaTable> {
 }
 
 /// Whether a commit was ever written: a log folder alone may be left by a creation that never came to its end.
-async fn has_log(folder: &TableFolder) -> Result<bool> {
+pub(super) async fn has_log(folder: &TableFolder) -> Result<bool> {
     let log = folder.path.join("_delta_log");
     let unreadable = |cause| trouble::io(&log, "read", cause);
     let mut entries = match tokio::fs::read_dir(&log).await {

@@ -662,3 +662,39 @@ async fn outcomes_and_rows_are_read_from_a_checkpoint_as_from_the_log() {
     assert_eq!(bench.sink.row_counts(&bench.target).await.unwrap()[0].1, 5);
     assert!(bench.sink.describe().starts_with("delta /"));
 }
+
+#[tokio::test]
+async fn a_sampled_merge_tells_of_keys_with_two_rows() {
+    let bench = Bench::new(OnDelete::Remove);
+    bench.apply(1, &[change(1, "I", 1), change(2, "I", 2)]).await;
+    let folder = bench.sink.folder(&bench.target, Part::Final);
+    let table = table::open_existing(&folder).await.unwrap();
+    let session = SessionContext::new();
+    table.update_datafusion_session(&session.state()).unwrap();
+    let rows = session.read_table(table.table_provider().await.unwrap()).unwrap();
+    let rows = rows.filter(ident("id").eq(datafusion::logical_expr::lit(2_i64))).unwrap().collect().await.unwrap();
+    table.write(rows).await.unwrap();
+    bench.load(2, columns_of(&[change(2, "U", 3), change(1, "U", 4)])).await;
+    let merge_as = |number: u64| MergeAttempt {
+        attempt: Attempt { id: format!("m-{number}"), ..Bench::attempt(number) },
+        ..Bench::merge_attempt(number, &[2])
+    };
+    let sampled = (100..).find(|number| crate::sink::is_sampled(&merge_as(*number))).unwrap();
+    let error = bench.sink.merge(&bench.target, &merge_as(sampled), &bench.session).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::User);
+    assert!(error.message().contains("orders has more than one row of each of 1 keys"), "{}", error.report());
+    assert!(error.hint_text().is_some());
+}
+
+#[tokio::test]
+async fn the_log_says_which_files_and_batches_it_has_and_which_intent_was_the_last() {
+    let bench = Bench::new(OnDelete::Remove);
+    assert_eq!(bench.sink.recorded(&bench.target, &bench.session).await.unwrap(), None);
+    bench.load(7, columns_of(&[change(1, "I", 1), change(2, "I", 2)])).await;
+    bench.apply(9, &[change(3, "I", 3)]).await;
+    let recorded = bench.sink.recorded(&bench.target, &bench.session).await.unwrap().unwrap();
+    assert_eq!(recorded.batches, [(Bench::attempt(7), 2), (Bench::attempt(9), 1)]);
+    // Each row of a test is of a file of its own, counted from 7.
+    assert_eq!(recorded.files, [crate::change::FileId([7; 16]), crate::change::FileId([8; 16])]);
+    assert_eq!((recorded.number, recorded.has_final, recorded.expires), (9, true, false));
+}

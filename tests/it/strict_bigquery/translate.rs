@@ -62,7 +62,7 @@ const KEYWORDS: [&str; 48] = [
 ];
 
 /// Functions, and what they are called in DuckDB.
-const FUNCTIONS: [(&str, &str); 15] = [
+const FUNCTIONS: [(&str, &str); 16] = [
     ("ABS", "abs"),
     ("CAST", "CAST"),
     ("COALESCE", "coalesce"),
@@ -77,6 +77,7 @@ const FUNCTIONS: [(&str, &str); 15] = [
     ("ROW_NUMBER", "row_number"),
     ("SUM", "sum"),
     ("TIMESTAMP_MICROS", "make_timestamptz"),
+    ("TO_HEX", "hex"),
     ("UNIX_MICROS", "epoch_us"),
 ];
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
 use chrono::{DateTime, TimeDelta};
 use datafusion::prelude::SessionContext;
-use freshet::change::TableName;
 use freshet::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
+use freshet::change::{FileId, TableName};
 use freshet::clock::SystemClock;
 use freshet::config::{Mode, OnDelete, StorageConfig};
 use freshet::sink::bigquery::BigQuerySink;
@@ -111,6 +111,46 @@ async fn changes_go_through_log_tombstones_final_table_and_view() {
     assert!(appends.iter().all(|append| append.rows == Some(RowFormat::Arrow) && append.offset.is_some()));
     let requests = server.requests();
     assert!(requests.iter().all(|request| !request.is_authorized), "credentials go out without encryption");
+}
+
+#[tokio::test]
+async fn a_sampled_merge_tells_of_keys_with_two_rows() {
+    let server = StrictBigQuery::start(Options::default()).await;
+    let (sink, target, session) = (sink(&server), target(OnDelete::Mark), SessionContext::new());
+    carry(&sink, &target, 1, &[(1, "z", "I", "01"), (2, "y", "I", "02")]).await;
+    // `value` is declared immutable, and changes to what lies outside of the bounds: the row that is there is not found.
+    let prepared = sink.prepare(&target, &attempt(2), rows(&[(1, "a", "U", "03")]), &session).await.unwrap();
+    sink.commit(&target, 2, &prepared).await.unwrap();
+    let Attempt { id, loaded_at } = attempt(2);
+    let merge_as = |number: u32| MergeAttempt {
+        attempt: Attempt { id: format!("m-{number}"), loaded_at },
+        batches: vec![id.clone()],
+        rows: 1,
+        loaded: (loaded_at, loaded_at),
+    };
+    let is_sampled = |number: &u32| blake3::hash(format!("m-{number}").as_bytes()).as_bytes()[0] < 13;
+    let unsampled = (100..).find(|number| !is_sampled(number)).unwrap();
+    sink.merge(&target, &merge_as(unsampled), &session).await.unwrap();
+    assert_eq!(values(&server, "shop.orders"), ["1 a", "1 z", "2 y"]);
+    let sampled = merge_as((100..).find(is_sampled).unwrap());
+    for _ in 0..2 {
+        let error = sink.merge(&target, &sampled, &session).await.unwrap_err();
+        assert!(error.message().contains("shop.orders has more than one row of each of 1 keys"), "{}", error.report());
+        assert!(error.hint_text().unwrap().contains("immutable"));
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_which_files_and_batches_it_has() {
+    let server = StrictBigQuery::start(Options::default()).await;
+    let (sink, target, session) = (sink(&server), target(OnDelete::Remove), SessionContext::new());
+    assert_eq!(sink.recorded(&target, &session).await.unwrap(), None);
+    carry(&sink, &target, 1, &[(1, "a", "I", "01"), (2, "b", "I", "02")]).await;
+    carry(&sink, &target, 2, &[(3, "c", "I", "03")]).await;
+    let recorded = sink.recorded(&target, &session).await.unwrap().unwrap();
+    assert_eq!(recorded.batches, [(attempt(1), 2), (attempt(2), 1)]);
+    assert_eq!(recorded.files, [FileId([7; 16])]);
+    assert!(recorded.has_final && !recorded.expires);
 }
 
 #[tokio::test]

@@ -1,0 +1,110 @@
+//! `freshet ledger --rebuild`: a ledger that was lost, made anew from what the targets say.
+
+use std::sync::Arc;
+
+use datafusion::prelude::SessionContext;
+
+use crate::change::TableName;
+use crate::change::batch::Recorded;
+use crate::cli::summary::aligned;
+use crate::cli::{Ended, demand_tables, say, tell};
+use crate::clock::Clock;
+use crate::config::{Config, Mode, OnDelete, Since, TableConfig};
+use crate::error::{Error, Result};
+use crate::ledger::{Ledger, Opening};
+use crate::sink::{Sink, Target};
+
+const HEADINGS: [&str; 4] = ["table", "files", "rows", "batches"];
+
+/// Rebuilds these tables, or all that are listed and that the ledger does not know.
+pub(super) async fn rebuild_all(
+    config: &Config,
+    names: &[String],
+    sink: &dyn Sink,
+    clock: Arc<dyn Clock>,
+) -> Result<Ended> {
+    let listed: Vec<TableName> = config.tables.keys().cloned().collect();
+    if listed.is_empty() {
+        return Err(Error::user("freshet.yaml lists no tables").hint("list the tables to rebuild under `databases`"));
+    }
+    demand_tables(names, &listed, "`databases` in freshet.yaml lists")?;
+    demand_since(config)?;
+    let ledger = Ledger::open(config.ledger()?, &sink.describe(), clock).await?;
+    let is_wanted = |table: &TableName| names.is_empty() || names.iter().any(|name| table.is_named(name));
+    let mut lines = vec![HEADINGS.map(str::to_owned)];
+    let mut ended = Ended::Fine;
+    for (table, table_config) in config.tables.iter().filter(|(table, _)| is_wanted(table)) {
+        match rebuild(config, table, table_config, sink, &ledger).await {
+            Ok(Some(line)) => lines.push(line),
+            Ok(None) => {}
+            Err(error) => {
+                tell(&format!("not rebuilt: {}", error.report()));
+                ended = Ended::Troubled;
+            }
+        }
+    }
+    say(&aligned(&lines))?;
+    say("Files without a row in a log are not known: `sweep` or `freshet backfill` delivers them again.\n")?;
+    Ok(ended)
+}
+
+/// `since: now` is the moment at which the ledger is made, and it is being made anew.
+fn demand_since(config: &Config) -> Result<()> {
+    if config.source.since != Some(Since::Now) {
+        return Ok(());
+    }
+    Err(Error::user("with `since: now` every file from before this moment would be passed over").hint(
+        "write a time instead, at the latest that of the oldest message in the queue when the ledger was lost; then rebuild",
+    ))
+}
+
+/// Rebuilds one table; None where there is nothing to be done.
+async fn rebuild(
+    config: &Config,
+    table: &TableName,
+    table_config: &TableConfig,
+    sink: &dyn Sink,
+    ledger: &Ledger,
+) -> Result<Option<[String; 4]>> {
+    if ledger.knows(table).await? {
+        tell(&format!("{table}: the ledger knows it; it is left as it is"));
+        return Ok(None);
+    }
+    let target = Target {
+        source: table.clone(),
+        name: config.target_name(table, table_config),
+        // A log is found by its name alone.
+        mode: Mode::Append,
+        key: Vec::new(),
+        on_delete: OnDelete::Remove,
+        storage: table_config.storage.clone(),
+        descriptions: Default::default(),
+    };
+    let Some(recorded) = sink.recorded(&target, &SessionContext::new()).await? else {
+        tell(&format!("{table}: the target has no log, so that there is nothing to rebuild"));
+        return Ok(None);
+    };
+    demand_whole(table, table_config, &recorded)?;
+    let opening = Opening { order: table_config.order, target: target.name };
+    ledger.rebuild(table, opening, &recorded).await?;
+    let rows: u64 = recorded.batches.iter().map(|(_, rows)| rows).sum();
+    let counts = [recorded.files.len().to_string(), rows.to_string(), recorded.batches.len().to_string()];
+    let [files, rows, batches] = counts;
+    Ok(Some([table.to_string(), files, rows, batches]))
+}
+
+/// Demands that a log which is all there is of a table still has every row.
+fn demand_whole(table: &TableName, table_config: &TableConfig, recorded: &Recorded) -> Result<()> {
+    let merges = match table_config.mode {
+        Some(mode) => mode == Mode::Merge,
+        None => recorded.has_final,
+    };
+    if !recorded.expires || merges {
+        return Ok(());
+    }
+    let what = "rows leave the log of the table after some time, so that it does not tell which files were committed";
+    Err(Error::user(what).in_table(table).hint(
+        "delivered again, such files would be in the log twice: restore the ledger from a backup, or give the table a new \
+         `target` and backfill it",
+    ))
+}
