@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// Most records of one segment, which is read whole: of a day with more, a file is looked for in few of them.
 const RECORDS_MAX: usize = 1 << 14;
 /// Bytes of segments that are kept in memory, of all tables.
-const CACHE_BYTES_MAX: usize = 32 << 20;
+const CACHE_BYTES_MAX: usize = 16 << 20;
 /// A name's time of day may be read another way one day, in another zone, so that the days beside count, too.
 const DAYS_BESIDE: u64 = 1;
 const NOTHING_LOST: &str = "nothing is lost; another time will do";
