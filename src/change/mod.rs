@@ -169,6 +169,11 @@ impl ChangeFile {
     }
 }
 
+/// The version of a file on a disk: its size, and a hash of its content.
+pub fn disk_version(size: u64, content: FileId) -> String {
+    format!("{size}-{content}")
+}
+
 /// Whether a change file's location is on a disk, and not in an object store.
 pub fn is_on_disk(location: &str) -> bool {
     !location.contains("://")

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use datafusion::prelude::SessionContext;
-
 use crate::change::TableName;
 use crate::change::batch::Recorded;
 use crate::cli::summary::aligned;
@@ -12,6 +10,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Mode, OnDelete, Since, TableConfig};
 use crate::error::{Error, Result};
 use crate::ledger::{Ledger, Opening};
+use crate::pipeline::{memory_of, setup};
 use crate::sink::{Sink, Target};
 
 const HEADINGS: [&str; 4] = ["table", "files", "rows", "batches"];
@@ -80,7 +79,9 @@ async fn rebuild(
         storage: table_config.storage.clone(),
         descriptions: Default::default(),
     };
-    let Some(recorded) = sink.recorded(&target, &SessionContext::new()).await? else {
+    let runtime = setup::runtime(config, memory_of(config, 1).table_pool())?;
+    let session = setup::session(runtime, &table.database);
+    let Some(recorded) = sink.recorded(&target, &session).await? else {
         tell(&format!("{table}: the target has no log, so that there is nothing to rebuild"));
         return Ok(None);
     };
@@ -88,9 +89,8 @@ async fn rebuild(
     let opening = Opening { order: table_config.order, target: target.name };
     ledger.rebuild(table, opening, &recorded).await?;
     let rows: u64 = recorded.batches.iter().map(|(_, rows)| rows).sum();
-    let counts = [recorded.files.len().to_string(), rows.to_string(), recorded.batches.len().to_string()];
-    let [files, rows, batches] = counts;
-    Ok(Some([table.to_string(), files, rows, batches]))
+    let (files, batches) = (recorded.files.len(), recorded.batches.len());
+    Ok(Some([table.to_string(), files.to_string(), rows.to_string(), batches.to_string()]))
 }
 
 /// Demands that a log which is all there is of a table still has every row.
@@ -107,4 +107,31 @@ fn demand_whole(table: &TableName, table_config: &TableConfig, recorded: &Record
         "delivered again, such files would be in the log twice: restore the ledger from a backup, or give the table a new \
          `target` and backfill it",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_files_would_be_passed_over_nothing_is_rebuilt() {
+        let mut config = Config::for_folder("data");
+        assert!(demand_since(&config).is_ok());
+        config.source.since = Some(Since::Now);
+        assert!(demand_since(&config).unwrap_err().hint_text().unwrap().contains("write a time"));
+        config.source.since = Some(Since::Beginning);
+        assert!(demand_since(&config).is_ok());
+    }
+
+    #[test]
+    fn a_log_that_expires_is_enough_only_where_it_is_merged() {
+        let table = TableName::new("shop", "orders");
+        let is_enough = |mode: Option<Mode>, expires: bool, has_final: bool| {
+            let table_config = TableConfig { mode, ..TableConfig::default() };
+            demand_whole(&table, &table_config, &Recorded { expires, has_final, ..Recorded::default() }).is_ok()
+        };
+        assert!(is_enough(None, false, false) && is_enough(Some(Mode::Append), false, true));
+        assert!(is_enough(None, true, true) && is_enough(Some(Mode::Merge), true, false));
+        assert!(!is_enough(None, true, false) && !is_enough(Some(Mode::Append), true, true));
+    }
 }

@@ -56,6 +56,15 @@ async fn merge(work: MergeWork, slots: Arc<Semaphore>, here: bool, shutdown: Can
     (work, outcome)
 }
 
+/// Writes down that a merge is done; whoever finds it open where nothing is written finishes it.
+async fn written_down(agenda: &mut Agenda, ended: std::result::Result<Merged, JoinError>) -> Result<()> {
+    match (ended, &mut agenda.run) {
+        (Ok((work, Ok(counts))), Some(run)) => run.end_merge(&work, counts).await.map(|_| ()),
+        (Ok((_, outcome)), _) => outcome.map(|_| ()),
+        (Err(cause), _) => Err(Error::bug("the table's merge broke down").because(cause)),
+    }
+}
+
 /// The shares of a batch of so many bytes.
 fn shares_of(bytes: u64, bytes_max: u64) -> u16 {
     let shares = bytes.saturating_mul(SHARES.into()) / bytes_max.max(1);
@@ -93,12 +102,7 @@ impl Worker {
         while self.pipeline.sink.merges_here()
             && let Some(ended) = agenda.merges.join_next().await
         {
-            let outcome = match (ended, &mut agenda.run) {
-                (Ok((work, Ok(counts))), Some(run)) => run.end_merge(&work, counts).await.map(|_| ()),
-                (Ok((_, outcome)), _) => outcome.map(|_| ()),
-                (Err(cause), _) => Err(Error::bug("the table's merge broke down").because(cause)),
-            };
-            if let Err(error) = outcome {
+            if let Err(error) = written_down(agenda, ended).await {
                 tracing::warn!(table = %self.table, error = error.report(), "a merge stays open, for the next run to finish");
             }
         }
@@ -183,13 +187,7 @@ impl Worker {
     async fn merged(&mut self, agenda: &mut Agenda, ended: std::result::Result<Merged, JoinError>) {
         let now = Instant::now();
         agenda.merged_at = Some(now);
-        let outcome = match (ended, &mut agenda.run) {
-            (Ok((work, Ok(counts))), Some(run)) => run.end_merge(&work, counts).await.map(|_| ()),
-            (Ok((_, Err(error))), _) => Err(error),
-            // Whoever opens the table next finds the merge open, and finishes it.
-            (Ok((_, Ok(_))), None) => Ok(()),
-            (Err(cause), _) => Err(Error::bug("the table's merge broke down").because(cause)),
-        };
+        let outcome = written_down(agenda, ended).await;
         if let Err(error) = &outcome
             && error.kind() == Kind::Retry
         {

@@ -67,25 +67,26 @@ impl Chain {
     /// # Errors
     /// [`User`](Kind::User) where the chain is damaged; the state then holds the sound entries before that.
     pub(super) async fn read_on(&mut self, state: &mut State) -> Result<()> {
+        let read = self.read_and_look(state).await;
+        if state.head() != self.trusted {
+            // What was read and not looked at must not be believed later.
+            self.restart(state);
+        }
+        read
+    }
+
+    async fn read_and_look(&mut self, state: &mut State) -> Result<()> {
         let mut begun_at = None;
         for _ in 0..RESTARTS_MAX {
             let read = self.read_forward(state).await;
-            if state.head() == self.trusted && read.is_ok() {
+            let is_told = match &read {
+                Ok(()) => state.head() == self.trusted,
+                Err(error) => error.kind() == Kind::Retry,
+            };
+            if is_told {
                 return read;
             }
-            let compacted = match read.as_ref().is_err_and(|error| error.kind() == Kind::Retry) {
-                false => self.compacted_above(state.head()).await,
-                true => Ok(None),
-            };
-            let unsure = read.as_ref().err().into_iter().chain(compacted.as_ref().err());
-            if unsure.into_iter().any(|error| error.kind() == Kind::Retry) {
-                // What was read and not looked at must not be believed later.
-                if state.head() != self.trusted {
-                    self.restart(state);
-                }
-                return read.and(compacted.map(|_| ()));
-            }
-            let compacted = compacted?;
+            let compacted = self.compacted_above(state.head()).await?;
             if compacted.is_none() || compacted == begun_at {
                 self.trusted = state.head();
                 return read;
@@ -95,6 +96,15 @@ impl Chain {
         }
         Err(Error::retry("the ledger was compacted again and again while it was read")
             .hint("nothing is lost; another time will do"))
+    }
+
+    /// [`read_on`](Self::read_on), having looked for compactions whether there is anything to read or not: above a head
+    /// below one nothing new is ever found.
+    pub(super) async fn look_again(&mut self, state: &mut State) -> Result<()> {
+        if self.compacted_above(state.head()).await?.is_some() {
+            self.restart(state);
+        }
+        self.read_on(state).await
     }
 
     /// Forgets what was read, so that it is read again from the newest compaction on.
@@ -157,7 +167,7 @@ impl Chain {
         failpoint::COMPACTION_MARKED.reached();
         for folder in [&self.folder, &self.marks] {
             let is_below = |name: &String| names::entry_number(name).is_some_and(|found| found < number);
-            let names = self.store.names(folder).await?;
+            let names = self.store.list(folder).await?.objects;
             let below = names.into_iter().filter(is_below).map(|name| format!("{folder}/{name}")).collect();
             self.store.delete(below).await?;
         }
@@ -177,7 +187,7 @@ impl Chain {
     /// Deletes a compaction behind a gap that has no mark, as a rebuilding that was broken off leaves it: what a writer
     /// compacts follows the entry before.
     pub(super) async fn drop_unmarked(&self) -> Result<()> {
-        let names = self.store.names(&self.folder).await?;
+        let names = self.store.list(&self.folder).await?.objects;
         let entries: Vec<u64> = names.iter().filter_map(|name| names::entry_number(name)).collect();
         let Some(last) = entries.last().copied().filter(|last| *last > entries.len() as u64) else { return Ok(()) };
         if self.newest_compaction().await?.is_some() {
@@ -190,7 +200,7 @@ impl Chain {
     }
 
     async fn newest_compaction(&self) -> Result<Option<u64>> {
-        let names = self.store.names(&self.marks).await?;
+        let names = self.store.list(&self.marks).await?.objects;
         Ok(names.iter().filter_map(|name| names::entry_number(name)).max())
     }
 
@@ -234,11 +244,6 @@ impl Chain {
                 None => missing?,
             }
         }
-    }
-
-    /// Has the next reading look for compactions, whether it finds entries or not.
-    pub(super) fn distrust(&mut self) {
-        self.trusted = 0;
     }
 
     /// Takes note that this entry, the writer's own, was seen to count.

@@ -5,6 +5,7 @@
 
 use super::chain::{Written, next};
 use super::entry::Entry;
+use super::state::State;
 use super::table::TableLedger;
 use crate::error::{Error, Result};
 use crate::trial::failpoint;
@@ -16,11 +17,15 @@ impl TableLedger {
     /// [`Retry`](crate::error::Kind::Retry) where that cannot be done now. Nothing is lost by it, and nothing needs to be
     /// done again but this.
     pub async fn compact_above(&mut self, entries: u64) -> Result<bool> {
-        self.read_on().await?;
-        let number = next(&self.state)?;
-        if self.state.opened().is_none() || self.state.head().saturating_sub(self.state.compacted()) < entries {
+        let is_due = |state: &State| state.opened().is_some() && state.head() - state.compacted() >= entries;
+        if !is_due(&self.state) {
             return Ok(false);
         }
+        self.read_on().await?;
+        if !is_due(&self.state) {
+            return Ok(false);
+        }
+        let number = next(&self.state)?;
         failpoint::COMPACTION_BEGINS.reached();
         let files = self.segments.with_files(self.state.segments(), self.state.finished(), number).await?;
         let seen = self.state.seen_on_disk();
@@ -30,7 +35,6 @@ impl TableLedger {
             self.reread().await?;
             return Ok(false);
         };
-        let named = [files.clone(), sightings.clone()].concat();
         let snapshot =
             self.state.snapshot(files, sightings).ok_or_else(|| Error::bug("an empty chain was compacted"))?;
         if self.append(Entry::Compacted(Box::new(snapshot))).await? == Written::Taken {
@@ -38,7 +42,7 @@ impl TableLedger {
         }
         failpoint::COMPACTED.reached();
         self.chain.mark_compacted(number).await?;
-        self.segments.delete_but(&named.iter().collect::<Vec<_>>(), number).await?;
+        self.segments.delete_unnamed(&self.state, number).await?;
         Ok(true)
     }
 }

@@ -4,6 +4,8 @@
 //! told apart by its member `entry`. The nonce is how a writer that was never answered finds out whether
 //! the entry that stands there is its own.
 
+use std::collections::VecDeque;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -205,13 +207,20 @@ pub struct Snapshot {
     pub unmerged: Vec<(u64, Attempt, u64)>,
     /// Files that wait in the chain.
     pub held: Vec<ChangeFile>,
+    /// What a state keeps in the same form.
+    pub standing: Standing,
+}
+
+/// What a chain's entries amount to, but for files, intents and batches: a state keeps it as a compaction does.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
     /// The merge that is open, by number.
     pub open_merge: Option<(u64, MergeAttempt)>,
     /// Every column that files brought, in the order of first sight.
     pub source_columns: Vec<String>,
     /// The highest committed intent's number, and its transform's fingerprint.
     pub transform: Option<(u64, String)>,
-    /// What the target keeps of the changes.
+    /// What the target keeps of the changes: the rules of the first intent.
     pub rules: Option<TargetRules>,
     /// How many files were committed.
     pub files_committed: u64,
@@ -222,7 +231,7 @@ pub struct Snapshot {
     /// The files that were set aside, oldest first.
     pub set_aside: Vec<SetAside>,
     /// Whether each of the latest files with a final state was set aside.
-    pub recent: Vec<bool>,
+    pub recent: VecDeque<bool>,
 }
 
 impl Snapshot {
@@ -237,15 +246,7 @@ impl Snapshot {
             lost: Vec::new(),
             unmerged: Vec::new(),
             held: Vec::new(),
-            open_merge: None,
-            source_columns: Vec::new(),
-            transform: None,
-            rules: None,
-            files_committed: 0,
-            rows_committed: 0,
-            files_vanished: 0,
-            set_aside: Vec::new(),
-            recent: Vec::new(),
+            standing: Standing::default(),
         }
     }
 }

@@ -50,6 +50,17 @@ pub(crate) struct Faulty {
 /// Entries by number, as several stores share them.
 pub(crate) type Counted = Arc<Mutex<BTreeMap<u64, Bytes>>>;
 
+/// The number of a chain's entry at this place, and whether a compaction in the store has a higher one; None where no
+/// entry has its place there.
+pub(crate) async fn entry_at(store: &InMemory, location: &Path) -> Option<(u64, bool)> {
+    let (root, name) = location.as_ref().split_once("/tables/")?;
+    let (table, entry) = name.rsplit_once('/')?;
+    let marks = Path::parse(format!("{root}/compactions/{table}")).unwrap();
+    let marks = store.list_with_delimiter(Some(&marks)).await.unwrap();
+    let is_below = marks.objects.iter().any(|mark| mark.location.filename().unwrap() > entry);
+    Some((names::entry_number(entry)?, is_below))
+}
+
 impl Faulty {
     /// A store whose puts meet these faults, one after the other, and then none.
     pub(crate) fn scripted(inner: Arc<InMemory>, script: &[Fault]) -> Arc<Self> {
@@ -81,16 +92,6 @@ impl Faulty {
     /// The faults that were not met yet.
     pub(crate) fn rest(&self) -> usize {
         self.script.lock().unwrap().len()
-    }
-
-    /// The number of the entry there, where it counts if it is created now.
-    async fn counts(&self, location: &Path) -> Option<u64> {
-        let (root, name) = location.as_ref().split_once("/tables/")?;
-        let (table, entry) = name.rsplit_once('/')?;
-        let marks = Path::parse(format!("{root}/compactions/{table}")).unwrap();
-        let marks = self.inner.list_with_delimiter(Some(&marks)).await.unwrap();
-        let is_below = marks.objects.iter().any(|mark| mark.location.filename().unwrap() > entry);
-        names::entry_number(entry).filter(|_| !is_below)
     }
 
     fn roll(&self, end: u64) -> u64 {
@@ -136,9 +137,9 @@ impl ObjectStore for Faulty {
             Fault::Overwrites => options.mode = PutMode::Overwrite,
             _ => {}
         }
-        let counts = self.counts(location).await;
+        let counts = entry_at(&self.inner, location).await.filter(|(_, is_below)| !is_below);
         let put = self.inner.put_opts(location, payload.clone(), options.clone()).await;
-        if let (Some(number), Ok(_)) = (counts, &put) {
+        if let (Some((number, _)), Ok(_)) = (counts, &put) {
             let bytes: Bytes = payload.iter().flatten().copied().collect();
             assert_eq!(self.counted.lock().unwrap().insert(number, bytes), None, "entry {number} counts twice");
         }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::entry::ENTRY_BYTES_MAX;
 use super::names;
-use super::store::{Created, too_large};
+use super::store::{Created, Listing, too_large};
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
 
@@ -69,32 +69,20 @@ impl Folder {
         self.run("settle", folder.into(), move || sync_up_to(&root, &path)).await
     }
 
-    pub(super) async fn folders(&self, key: &str) -> Result<Vec<String>> {
+    pub(super) async fn list(&self, key: &str) -> Result<Listing> {
         let path = self.root.join(key);
         self.run("list", key.into(), move || {
-            let mut names = Vec::new();
+            let mut listing = Listing::default();
             for child in if_found(fs::read_dir(&path))?.into_iter().flatten() {
                 let child = child?;
-                if let (true, Ok(name)) = (child.file_type()?.is_dir(), child.file_name().into_string()) {
-                    names.push(name);
+                let Ok(name) = child.file_name().into_string() else { continue };
+                match child.file_type()? {
+                    kind if kind.is_dir() => listing.folders.push(name),
+                    kind if kind.is_file() => listing.objects.push(name),
+                    _ => {}
                 }
             }
-            Ok(names)
-        })
-        .await
-    }
-
-    pub(super) async fn names(&self, key: &str) -> Result<Vec<String>> {
-        let path = self.root.join(key);
-        self.run("list", key.into(), move || {
-            let mut names = Vec::new();
-            for child in if_found(fs::read_dir(&path))?.into_iter().flatten() {
-                let child = child?;
-                if let (true, Ok(name)) = (child.file_type()?.is_file(), child.file_name().into_string()) {
-                    names.push(name);
-                }
-            }
-            Ok(names)
+            Ok(listing)
         })
         .await
     }
@@ -250,7 +238,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = folder(dir.path());
         assert_eq!(folder.read("tables/d/t/x.json").await.unwrap(), None);
-        assert!(folder.folders("tables").await.unwrap().is_empty());
+        assert!(folder.list("tables").await.unwrap().folders.is_empty());
         assert!(!folder.has_entry_above("tables/d/t", 0).await.unwrap());
         fs::create_dir_all(dir.path().join("tables/d/t")).unwrap();
         fs::write(dir.path().join("tables/d/t/.tmp-1"), "torn").unwrap();
@@ -258,7 +246,7 @@ mod tests {
         fs::write(dir.path().join("tables/d/t/00000000000000000009.json"), "{}").unwrap();
         assert!(folder.has_entry_above("tables/d/t", 8).await.unwrap());
         assert!(!folder.has_entry_above("tables/d/t", 9).await.unwrap());
-        assert_eq!(folder.folders("tables").await.unwrap(), ["d"]);
+        assert_eq!(folder.list("tables").await.unwrap().folders, ["d"]);
     }
 
     #[tokio::test]

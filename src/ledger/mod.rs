@@ -7,8 +7,8 @@
 //! compactions/<database>/<table>/00000000000000001001.json says that this entry stands for all before it
 //! segments/<database>/<table>/00000000000000001001-<id>    files that are done with, named by such an entry
 //! ```
-//! An entry is never changed, and is removed only once a later one stands for it. Whoever creates entry n has read those before it, so
-//! everything a table's writers agree on is the [`State`] that the entries amount to. Clocks decide nothing.
+//! An entry is never changed, and is removed only once a later one stands for it. Whoever creates entry n has read those
+//! before it, so everything a table's writers agree on is the [`State`] that the entries amount to. Clocks decide nothing.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ mod chain;
 mod compaction;
 mod entry;
 #[cfg(test)]
-mod faulty;
+pub(crate) mod faulty;
 mod folder;
 mod names;
 mod objects;
@@ -43,7 +43,8 @@ mod table;
 mod tests;
 
 pub use entry::{
-    ENTRY_BYTES_MAX, Entry, Envelope, FileEntry, FileKey, Intent, Opened, Segment, SetAside, Snapshot, Unfinished,
+    ENTRY_BYTES_MAX, Entry, Envelope, FileEntry, FileKey, Intent, Opened, Segment, SetAside, Snapshot, Standing,
+    Unfinished,
 };
 pub use segment::Sightings;
 pub use state::{FileState, RECENT_FILES, State};
@@ -125,9 +126,9 @@ impl Ledger {
     /// [`Retry`](crate::error::Kind::Retry) where the ledger cannot be read now.
     pub async fn tables(&self) -> Result<Vec<TableName>> {
         let mut folders = Vec::new();
-        for database in self.store.folders(names::TABLES).await? {
+        for database in self.store.list(names::TABLES).await?.folders {
             let folder = format!("{}/{database}", names::TABLES);
-            let tables = self.store.folders(&folder).await?;
+            let tables = self.store.list(&folder).await?.folders;
             folders.extend(tables.into_iter().map(|table| (database.clone(), table)));
         }
         let found: Vec<Option<TableName>> = stream::iter(folders)

@@ -1,4 +1,4 @@
-//! The names of objects in a ledger. Whatever a table is called, its folder is one harmless path segment.
+//! The names of objects in a ledger. Whatever a table is called, its folder is one harmless folder name.
 
 use crate::change::TableName;
 
@@ -14,18 +14,18 @@ pub(super) const COMPACTIONS: &str = "compactions";
 /// The same for segments.
 pub(super) const SEGMENTS: &str = "segments";
 
-/// File systems allow 255 bytes to a segment; longer names are cut and told apart by a hash.
-const SEGMENT_BYTES_MAX: usize = 200;
+/// File systems allow 255 bytes to a name; longer names are cut and told apart by a hash.
+const FOLDER_BYTES_MAX: usize = 200;
 
 /// The folder of a table, in each of those.
 pub(super) fn table_folder(table: &TableName) -> String {
-    format!("{}/{}", segment(&table.database), segment(&table.table))
+    format!("{}/{}", folder_name(&table.database), folder_name(&table.table))
 }
 
-/// The name that a segment stands for; None where it was cut.
-pub(super) fn name_of(segment: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment;
+/// The name that a folder's stands for; None where it was cut.
+pub(super) fn name_of(folder: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(folder.len());
+    let mut rest = folder;
     while let Some(first) = rest.bytes().next() {
         let (byte, length) = match first {
             b'%' => (u8::from_str_radix(rest.get(1..3)?, 16).ok()?, 3),
@@ -35,7 +35,7 @@ pub(super) fn name_of(segment: &str) -> Option<String> {
         bytes.push(byte);
         rest = rest.get(length..)?;
     }
-    String::from_utf8(bytes).ok().filter(|name| self::segment(name) == segment)
+    String::from_utf8(bytes).ok().filter(|name| folder_name(name) == folder)
 }
 
 /// The name of an entry in its chain's folder: names sort as numbers do.
@@ -51,7 +51,7 @@ pub(super) fn entry_number(name: &str) -> Option<u64> {
 }
 
 /// The name with every byte but letters, digits, `-` and `_` as `%` and two hex digits.
-fn segment(name: &str) -> String {
+fn folder_name(name: &str) -> String {
     let mut encoded = String::with_capacity(name.len());
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
@@ -60,8 +60,8 @@ fn segment(name: &str) -> String {
             encoded.push_str(&format!("%{byte:02X}"));
         }
     }
-    if encoded.is_empty() || encoded.len() > SEGMENT_BYTES_MAX {
-        let start = encoded.get(..SEGMENT_BYTES_MAX / 2).unwrap_or_default();
+    if encoded.is_empty() || encoded.len() > FOLDER_BYTES_MAX {
+        let start = encoded.get(..FOLDER_BYTES_MAX / 2).unwrap_or_default();
         let hash = blake3::hash(name.as_bytes()).to_hex();
         return format!("{start}~{}", hash.get(..32).unwrap_or_default());
     }
@@ -79,15 +79,15 @@ mod tests {
         let longer = format!("{long}a");
         let names =
             ["users", "a\"b; drop", "..", ".", "", "x/y", "x%2Fy", "사용자", "a\0b", "~", "c:\\d", &long, &longer];
-        let segments: HashSet<String> = names.iter().map(|name| segment(name)).collect();
+        let segments: HashSet<String> = names.iter().map(|name| folder_name(name)).collect();
         assert_eq!(segments.len(), names.len(), "{segments:?}");
         for segment in &segments {
             assert!(!segment.is_empty() && segment.len() <= 255);
             assert!(segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_%~".contains(&b)), "{segment}");
         }
-        assert_eq!(segment("x/y"), "x%2Fy");
-        for name in names.iter().filter(|name| !segment(name).contains('~')) {
-            assert_eq!(name_of(&segment(name)).as_deref(), Some(*name));
+        assert_eq!(folder_name("x/y"), "x%2Fy");
+        for name in names.iter().filter(|name| !folder_name(name).contains('~')) {
+            assert_eq!(name_of(&folder_name(name)).as_deref(), Some(*name));
         }
         for foreign in ["a~b", "%", "%4", "%zz", "%FF", "%2e", "%61", "ä", ".tmp", ""] {
             assert_eq!(name_of(foreign), None, "{foreign}");

@@ -9,7 +9,7 @@ use object_store::{Error as StoreError, ObjectStore, ObjectStoreExt, PutMode};
 
 use super::entry::ENTRY_BYTES_MAX;
 use super::names;
-use super::store::{Created, too_large};
+use super::store::{Created, Listing, too_large};
 use crate::error::{Error, Result};
 use crate::storage::S3Location;
 
@@ -68,18 +68,15 @@ impl Objects {
         found.bytes().await.map(Some).map_err(|error| self.trouble("read", key, error))
     }
 
-    pub(super) async fn folders(&self, key: &str) -> Result<Vec<String>> {
+    pub(super) async fn list(&self, key: &str) -> Result<Listing> {
         let path = self.path(key)?;
         let found = self.store.list_with_delimiter(Some(&path)).await;
         let found = found.map_err(|error| self.trouble("list", key, error))?;
-        Ok(found.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
-    }
-
-    pub(super) async fn names(&self, key: &str) -> Result<Vec<String>> {
-        let path = self.path(key)?;
-        let found = self.store.list_with_delimiter(Some(&path)).await;
-        let found = found.map_err(|error| self.trouble("list", key, error))?;
-        Ok(found.objects.iter().filter_map(|object| object.location.filename().map(str::to_owned)).collect())
+        let name = |path: &Path| path.filename().map(str::to_owned);
+        Ok(Listing {
+            folders: found.common_prefixes.iter().filter_map(name).collect(),
+            objects: found.objects.iter().filter_map(|object| name(&object.location)).collect(),
+        })
     }
 
     pub(super) async fn delete(&self, keys: Vec<String>) -> Result<()> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::Ledger;
 use super::chain::Written;
-use super::entry::{Entry, Snapshot};
+use super::entry::{Entry, Snapshot, Standing};
 use super::segment::Finished;
 use super::state::{FileState, State};
 use super::table::{Opening, TableLedger};
@@ -70,8 +70,11 @@ impl TableLedger {
             files: files.ok_or_else(|| Error::bug("a table without segments has lost one"))?,
             // In mode `append` the first intent ends their waiting.
             unmerged: batches.map(|(number, (attempt, rows))| (number, attempt.clone(), demanded(*rows))).collect(),
-            files_committed: recorded.files.len() as u64,
-            rows_committed: recorded.batches.iter().map(|(_, rows)| rows).sum(),
+            standing: Standing {
+                files_committed: recorded.files.len() as u64,
+                rows_committed: recorded.batches.iter().map(|(_, rows)| rows).sum(),
+                ..Standing::default()
+            },
             ..Snapshot::of(&self.opened())
         };
         self.state = State::compacted_at(number - 1, &Snapshot::of(&self.opened()));

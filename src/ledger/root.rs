@@ -73,7 +73,7 @@ async fn probe(store: &Store, bytes: Bytes) -> Result<()> {
 
 async fn find_bytes(store: &Store, bound_to: &str) -> Result<Option<(Root, Bytes)>> {
     let mut bytes = store.read(ROOT).await?;
-    if bytes.is_none() && !store.folders(TABLES).await?.is_empty() {
+    if bytes.is_none() && !store.list(TABLES).await?.folders.is_empty() {
         // Another process may have created both since.
         bytes = store.read(ROOT).await?;
         if bytes.is_none() {

@@ -2,7 +2,7 @@
 
 use chrono::DateTime;
 
-use super::{Intent, Opened, Segment, SetAside, Snapshot, Unfinished};
+use super::{Intent, Opened, Segment, SetAside, Snapshot, Standing, Unfinished};
 use crate::change::batch::{Attempt, Prepared};
 use crate::change::{ChangeFile, TableName};
 use crate::config::{Mode, OnDelete, Order, TargetRules};
@@ -60,14 +60,16 @@ pub(crate) fn snapshot() -> Snapshot {
         lost: vec![2],
         unmerged: vec![(4, intent("b", &["g"]).attempt, 5)],
         held: vec![announced("h")],
-        open_merge: None,
-        source_columns: vec!["id".into()],
-        transform: Some((4, "fingerprint of b".into())),
-        rules: Some(intent("a", &["f"]).rules),
-        files_committed: 7,
-        rows_committed: 70,
-        files_vanished: 1,
-        set_aside: vec![SetAside { file: file("i"), reason: "zero date".into() }],
-        recent: vec![true, false],
+        standing: Standing {
+            open_merge: None,
+            source_columns: vec!["id".into()],
+            transform: Some((4, "fingerprint of b".into())),
+            rules: Some(intent("a", &["f"]).rules),
+            files_committed: 7,
+            rows_committed: 70,
+            files_vanished: 1,
+            set_aside: vec![SetAside { file: file("i"), reason: "zero date".into() }],
+            recent: [true, false].into(),
+        },
     }
 }

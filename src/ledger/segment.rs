@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::entry::{FileKey, MEND_DAMAGE, Segment};
-use super::state::FileState;
+use super::state::{FileState, State};
 use super::store::{Created, Store};
-use crate::change::FileId;
+use crate::change::{FileId, disk_version};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 
@@ -41,11 +41,11 @@ pub(super) struct Sighting {
 }
 
 impl Sighting {
-    /// None where the version is none of a file on a disk, `<size>-<32 hex digits>`.
+    /// None where the version is none of a file of this size on a disk.
     pub(super) fn new(location: &str, size: u64, modified_ms: i64, version: &str) -> Option<Self> {
-        let (told, hash) = version.split_once('-')?;
-        let content: FileId = hash.parse().ok()?;
-        (told == size.to_string()).then(|| Self { key: Self::key(location, size, modified_ms), content: content.0 })
+        let content: FileId = version.split_once('-')?.1.parse().ok()?;
+        let is_of_disk = disk_version(size, content) == version;
+        is_of_disk.then(|| Self { key: Self::key(location, size, modified_ms), content: content.0 })
     }
 
     fn key(location: &str, size: u64, modified_ms: i64) -> [u8; KEY_BYTES] {
@@ -136,9 +136,6 @@ pub(super) struct Segments {
     clock: Arc<dyn Clock>,
 }
 
-/// What was asked of segments that may have been replaced since.
-pub(super) type Found<T> = Option<T>;
-
 impl Segments {
     pub(super) fn new(store: Store, folder: String, cache: Arc<Cache>, clock: Arc<dyn Clock>) -> Self {
         Self { store, folder, cache, clock }
@@ -152,7 +149,7 @@ impl Segments {
         &self,
         segments: &[Segment],
         files: &[FileKey],
-    ) -> Result<Found<HashMap<FileId, FileState>>> {
+    ) -> Result<Option<HashMap<FileId, FileState>>> {
         let mut found = HashMap::new();
         for segment in segments {
             let wanted: Vec<&FileKey> = files.iter().filter(|file| may_hold(segment, file)).collect();
@@ -170,7 +167,7 @@ impl Segments {
     }
 
     /// What is known of files on a disk; None where a segment is gone.
-    pub(super) async fn sightings(&self, segments: &[Segment]) -> Result<Found<Sightings>> {
+    pub(super) async fn sightings(&self, segments: &[Segment]) -> Result<Option<Sightings>> {
         let mut all = Vec::with_capacity(segments.len());
         for segment in segments {
             let Some(records) = self.read::<KEY_BYTES>(segment).await? else { return Ok(None) };
@@ -185,7 +182,7 @@ impl Segments {
         segments: &[Segment],
         finished: BTreeMap<Option<i64>, Vec<Finished>>,
         number: u64,
-    ) -> Result<Found<Vec<Segment>>> {
+    ) -> Result<Option<Vec<Segment>>> {
         let mut all = segments.to_vec();
         for (day, files) in finished {
             let records = files.iter().filter_map(|file| Some((file.id.0, value_of(file.state)?))).collect();
@@ -203,7 +200,7 @@ impl Segments {
         segments: &[Segment],
         seen: Vec<Sighting>,
         number: u64,
-    ) -> Result<Found<Vec<Segment>>> {
+    ) -> Result<Option<Vec<Segment>>> {
         let records = seen.into_iter().map(|sighting| (sighting.key, sighting.content)).collect();
         self.grow::<KEY_BYTES>(segments.to_vec(), None, records, number).await
     }
@@ -221,14 +218,15 @@ impl Segments {
         Ok(self.sightings(sightings).await?.is_some())
     }
 
-    /// Deletes every segment that was made for this compaction or an earlier one, and is not among these.
-    pub(super) async fn delete_but(&self, segments: &[&Segment], number: u64) -> Result<()> {
-        let kept: HashSet<&str> = segments.iter().map(|segment| segment.name.as_str()).collect();
+    /// Deletes every segment that was made for this compaction or an earlier one, and that the state does not name.
+    pub(super) async fn delete_unnamed(&self, state: &State, number: u64) -> Result<()> {
+        let named = state.segments().iter().chain(state.sightings());
+        let kept: HashSet<&str> = named.map(|segment| segment.name.as_str()).collect();
         let is_past = |name: &String| {
             let made_for = name.get(..20).and_then(|digits| digits.parse::<u64>().ok());
             !kept.contains(name.as_str()) && made_for.is_some_and(|made_for| made_for <= number)
         };
-        let names = self.store.names(&self.folder).await?;
+        let names = self.store.list(&self.folder).await?.objects;
         let keys = names.into_iter().filter(is_past).map(|name| self.key(&name)).collect();
         self.store.delete(keys).await
     }
@@ -241,7 +239,7 @@ impl Segments {
         day: Option<i64>,
         mut records: BTreeMap<[u8; KEY_BYTES], [u8; V]>,
         number: u64,
-    ) -> Result<Found<Vec<Segment>>> {
+    ) -> Result<Option<Vec<Segment>>> {
         if records.is_empty() {
             return Ok(Some(segments));
         }
@@ -330,7 +328,7 @@ impl Sightings {
     pub fn version(&self, location: &str, size: u64, modified_ms: i64) -> Option<String> {
         let key = Sighting::key(location, size, modified_ms);
         let content = self.0.iter().find_map(|records| records.get(&key))?;
-        Some(format!("{size}-{}", FileId(content)))
+        Some(disk_version(size, FileId(content)))
     }
 }
 

@@ -4,7 +4,7 @@
 //! that were looked up. An entry that no writer of this protocol can have written at its place makes
 //! the chain a damaged one; the state then stays as it was before it.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
 use crate::change::{self, ChangeFile, FileId};
@@ -12,7 +12,7 @@ use crate::config::{Mode, TargetRules};
 use crate::error::{Error, Result};
 use crate::trial::planted::Planted;
 
-use super::entry::{Entry, FileEntry, FileKey, Intent, Opened, Segment, SetAside, damaged};
+use super::entry::{Entry, FileEntry, FileKey, Intent, Opened, Segment, SetAside, Standing, damaged};
 
 /// How many of the latest files [`State::set_aside_recently`] looks back on.
 pub const RECENT_FILES: usize = 100;
@@ -62,19 +62,8 @@ pub struct State {
     /// Committed rows that no finished merge has, by the number of their intent: their attempt, and how many.
     unmerged: BTreeMap<u64, (Attempt, u64)>,
     held: BTreeMap<FileId, ChangeFile>,
-    open_merge: Option<(u64, MergeAttempt)>,
     merged: BTreeMap<u64, MergeCounts>,
-    source_columns: Vec<String>,
-    /// The highest committed intent's number and fingerprint.
-    transform: Option<(u64, String)>,
-    files_committed: u64,
-    rows_committed: u64,
-    files_vanished: u64,
-    set_aside: Vec<SetAside>,
-    /// Those of the first intent.
-    rules: Option<TargetRules>,
-    /// Whether each of the latest files with a final state was set aside.
-    recent: VecDeque<bool>,
+    standing: Standing,
 }
 
 /// What is kept of a file.
@@ -83,6 +72,12 @@ struct Seen {
     state: Option<FileState>,
     time_ms: i64,
     day: Option<i64>,
+}
+
+impl Seen {
+    fn new(file: FileKey, time_ms: i64) -> Self {
+        Self { state: None, time_ms, day: file.day }
+    }
 }
 
 /// The newest known version of what lies at a location.
@@ -163,11 +158,12 @@ impl State {
 
     /// What became of the intent with this number; None where it is open or there is none.
     pub fn outcome(&self, intent: u64) -> Option<CommitOutcome> {
-        let compacted = || (intent <= self.compacted).then_some(CommitOutcome::Committed);
-        match self.open_intents.contains_key(&intent) {
-            true => None,
-            false => self.outcomes.get(&intent).copied().or_else(compacted),
+        if self.open_intents.contains_key(&intent) {
+            return None;
         }
+        // Of those that were ended before the chain was compacted only the lost ones are told apart.
+        let compacted = (intent <= self.compacted).then_some(CommitOutcome::Committed);
+        self.outcomes.get(&intent).copied().or(compacted)
     }
 
     /// The number of the intent that names this attempt, whatever became of it.
@@ -177,7 +173,7 @@ impl State {
 
     /// The merge that was begun and is not known to be done, with its number.
     pub fn open_merge(&self) -> Option<(u64, &MergeAttempt)> {
-        self.open_merge.as_ref().map(|(number, merge)| (*number, merge))
+        self.standing.open_merge.as_ref().map(|(number, merge)| (*number, merge))
     }
 
     /// What the merge with this number did; None where it is open or there is none, or where the chain was compacted
@@ -188,7 +184,7 @@ impl State {
 
     /// Whether the merge with this number was ended before the chain was compacted.
     pub(super) fn is_merged_and_compacted(&self, merge: u64) -> bool {
-        merge <= self.compacted && self.open_merge.as_ref().is_none_or(|(open, _)| *open != merge)
+        merge <= self.compacted && self.standing.open_merge.as_ref().is_none_or(|(open, _)| *open != merge)
     }
 
     /// The attempts whose committed rows are in no finished merge, and how many rows, in the order of their intents.
@@ -210,42 +206,42 @@ impl State {
 
     /// Every column that files brought, in the order of first sight.
     pub fn source_columns(&self) -> &[String] {
-        &self.source_columns
+        &self.standing.source_columns
     }
 
     /// The fingerprint of the transform that made the latest committed rows.
     pub fn last_transform(&self) -> Option<&str> {
-        self.transform.as_ref().map(|(_, fingerprint)| fingerprint.as_str())
+        self.standing.transform.as_ref().map(|(_, fingerprint)| fingerprint.as_str())
     }
 
     /// What the target keeps of the changes; None before the first intent.
     pub fn rules(&self) -> Option<&TargetRules> {
-        self.rules.as_ref()
+        self.standing.rules.as_ref()
     }
 
     /// How many files were committed.
     pub fn files_committed(&self) -> u64 {
-        self.files_committed
+        self.standing.files_committed
     }
 
     /// How many rows their intents had.
     pub fn rows_committed(&self) -> u64 {
-        self.rows_committed
+        self.standing.rows_committed
     }
 
     /// How many files were deleted or overwritten before they were read.
     pub fn files_vanished(&self) -> u64 {
-        self.files_vanished
+        self.standing.files_vanished
     }
 
     /// The files that were set aside, oldest first.
     pub fn set_aside(&self) -> &[SetAside] {
-        &self.set_aside
+        &self.standing.set_aside
     }
 
     /// How many of the last [`RECENT_FILES`] files with a final state were set aside.
     pub fn set_aside_recently(&self) -> usize {
-        self.recent.iter().filter(|set_aside| **set_aside).count()
+        self.standing.recent.iter().filter(|set_aside| **set_aside).count()
     }
 
     /// Says what is wrong with `entry` as the next one.
@@ -348,7 +344,7 @@ impl State {
             Entry::Lost { intent } => self.take_outcome(*intent, CommitOutcome::Lost),
             Entry::SetAside { file, reason } => {
                 if self.take_final(file, FileState::SetAside) {
-                    self.set_aside.push(SetAside { file: file.clone(), reason: reason.clone() });
+                    self.standing.set_aside.push(SetAside { file: file.clone(), reason: reason.clone() });
                 }
             }
             Entry::Superseded { file } => _ = self.take_final(file, FileState::Superseded),
@@ -356,7 +352,7 @@ impl State {
             Entry::Held { files } => self.take_held(files),
             Entry::MergeIntent(merge) => {
                 self.attempts.insert(merge.attempt.id.clone(), number);
-                self.open_merge = Some((number, merge.clone()));
+                self.standing.open_merge = Some((number, merge.clone()));
             }
             Entry::Merged { merge, counts } => self.take_merged(*merge, *counts),
             Entry::Compacted(snapshot) => *self = Self::compacted_at(number, snapshot),
@@ -368,15 +364,15 @@ impl State {
             self.see(file, FileState::Claimed { intent: number });
         }
         for column in &intent.source_columns {
-            if !self.source_columns.contains(column) {
-                self.source_columns.push(column.clone());
+            if !self.standing.source_columns.contains(column) {
+                self.standing.source_columns.push(column.clone());
             }
         }
-        if self.rules.is_none() && intent.rules.mode == Mode::Append {
+        if self.standing.rules.is_none() && intent.rules.mode == Mode::Append {
             // Those of a rebuilt chain, which does not know whether they are merged.
             self.unmerged.clear();
         }
-        self.rules.get_or_insert_with(|| intent.rules.clone());
+        self.standing.rules.get_or_insert_with(|| intent.rules.clone());
         self.attempts.insert(intent.attempt.id.clone(), number);
         self.open_intents.insert(number, intent.clone());
         if intent.prepared.rows == 0 {
@@ -404,13 +400,13 @@ impl State {
     fn take_committed(&mut self, number: u64, intent: Intent) {
         for file in &intent.files {
             self.held.remove(&file.id);
-            self.files_committed = self.files_committed.saturating_add(1);
+            self.standing.files_committed = self.standing.files_committed.saturating_add(1);
             self.remember(false);
         }
         let rows = intent.prepared.rows;
-        self.rows_committed = self.rows_committed.saturating_add(rows);
-        if self.transform.as_ref().is_none_or(|(latest, _)| *latest < number) {
-            self.transform = Some((number, intent.transform));
+        self.standing.rows_committed = self.standing.rows_committed.saturating_add(rows);
+        if self.standing.transform.as_ref().is_none_or(|(latest, _)| *latest < number) {
+            self.standing.transform = Some((number, intent.transform));
         }
         let merges = intent.rules.mode == Mode::Merge;
         if merges && rows > 0 {
@@ -425,13 +421,13 @@ impl State {
             self.see(file, state);
             self.held.remove(&file.id);
             self.remember(state == FileState::SetAside);
-            self.files_vanished += u64::from(state != FileState::SetAside);
+            self.standing.files_vanished += u64::from(state != FileState::SetAside);
         }
         new
     }
 
     fn take_merged(&mut self, merge: u64, counts: MergeCounts) {
-        let Some((_, done)) = self.open_merge.take_if(|(open, _)| *open == merge) else { return };
+        let Some((_, done)) = self.standing.open_merge.take_if(|(open, _)| *open == merge) else { return };
         for batch in &done.batches {
             if let Some(number) = self.attempts.get(batch) {
                 self.unmerged.remove(number);
@@ -445,8 +441,7 @@ impl State {
 
     /// Notes a file and where it stands; the time of its first sight stays.
     fn see(&mut self, file: &FileEntry, state: FileState) {
-        let unseen = || Seen { state: None, time_ms: file.time_ms, day: FileKey::from(file).day };
-        self.files.entry(file.id).or_insert_with(unseen).state = Some(state);
+        self.files.entry(file.id).or_insert_with(|| Seen::new(FileKey::from(file), file.time_ms)).state = Some(state);
         if change::is_on_disk(&file.location) {
             let version = Version { size: file.size, modified_ms: file.modified_ms, version: file.version.clone() };
             self.locations.insert(file.location.clone(), version);
@@ -456,8 +451,8 @@ impl State {
     /// Notes files that wait here. What has a final state needs not wait; what is claimed waits for its outcome.
     fn take_held(&mut self, files: &[ChangeFile]) {
         for file in files {
-            let unseen = || Seen { state: None, time_ms: file.time_ms, day: FileKey::from(file).day };
-            let seen = self.files.entry(file.id()).or_insert_with(unseen);
+            let key = FileKey::from(file);
+            let seen = self.files.entry(key.id).or_insert_with(|| Seen::new(key, file.time_ms));
             if matches!(seen.state, None | Some(FileState::Claimed { .. })) {
                 self.held.insert(file.id(), ChangeFile { time_ms: seen.time_ms, ..file.clone() });
             }
@@ -466,10 +461,10 @@ impl State {
 
     /// Notes that one more file has a final state.
     fn remember(&mut self, set_aside: bool) {
-        if self.recent.len() == RECENT_FILES {
-            self.recent.pop_front();
+        if self.standing.recent.len() == RECENT_FILES {
+            self.standing.recent.pop_front();
         }
-        self.recent.push_back(set_aside);
+        self.standing.recent.push_back(set_aside);
     }
 }
 

@@ -28,6 +28,13 @@ pub(super) enum Created {
     Unknown(Error),
 }
 
+/// What is directly in a folder: names, in order.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub(super) folders: Vec<String>,
+    pub(super) objects: Vec<String>,
+}
+
 impl Store {
     /// Creates the object unless one is there.
     ///
@@ -56,24 +63,15 @@ impl Store {
         }
     }
 
-    /// The names of the folders in a folder, in order; none where it does not exist.
-    pub(super) async fn folders(&self, key: &str) -> Result<Vec<String>> {
-        let mut names = match self {
-            Self::Folder(folder) => folder.folders(key).await?,
-            Self::Objects(objects) => objects.folders(key).await?,
+    /// What is in a folder; nothing where it does not exist.
+    pub(super) async fn list(&self, key: &str) -> Result<Listing> {
+        let mut listing = match self {
+            Self::Folder(folder) => folder.list(key).await?,
+            Self::Objects(objects) => objects.list(key).await?,
         };
-        names.sort_unstable();
-        Ok(names)
-    }
-
-    /// The names of the objects in a folder, in order; none where it does not exist.
-    pub(super) async fn names(&self, key: &str) -> Result<Vec<String>> {
-        let mut names = match self {
-            Self::Folder(folder) => folder.names(key).await?,
-            Self::Objects(objects) => objects.names(key).await?,
-        };
-        names.sort_unstable();
-        Ok(names)
+        listing.folders.sort_unstable();
+        listing.objects.sort_unstable();
+        Ok(listing)
     }
 
     /// Deletes these objects, one after the other; one that is not there is no failure.

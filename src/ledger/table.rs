@@ -95,9 +95,8 @@ impl TableLedger {
     /// # Errors
     /// [`User`](crate::error::Kind::User) where the chain is damaged.
     pub async fn refresh(&mut self) -> Result<&State> {
-        // Where the chain was compacted above the head, nothing new is ever found after that.
-        self.chain.distrust();
-        self.read_on().await?;
+        self.chain.look_again(&mut self.state).await.map_err(|error| error.in_table(&self.table))?;
+        self.demand_opening()?;
         Ok(&self.state)
     }
 

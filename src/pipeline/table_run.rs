@@ -147,7 +147,8 @@ impl TableRun {
             Merging::Now => outcome.and(self.merge(report).await),
             Merging::Later => outcome,
         };
-        outcome.and(self.compact().await)
+        outcome?;
+        self.compact().await
     }
 
     /// Keeps the table's chain short. It may as well be done another time.

@@ -4,7 +4,7 @@
 //! What a process does in between is gone with it, so that to die there is to die at a step's end.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -23,6 +23,7 @@ pub(crate) struct Life {
     stands_until: Mutex<Option<Instant>>,
     /// After how long its clock is wrong, and by how much.
     clock_jump: Option<(Duration, TimeDelta)>,
+    clock_jumped: AtomicBool,
     dead: CancellationToken,
     /// For what goes wrong in this life; None: nothing does.
     dice: Option<Mutex<Dice>>,
@@ -52,6 +53,7 @@ impl Life {
             stands_at: None,
             stands_until: Mutex::default(),
             clock_jump: None,
+            clock_jumped: AtomicBool::new(false),
             dead: CancellationToken::new(),
             dice: None,
         }
@@ -62,9 +64,11 @@ impl Life {
         self.dice.is_none()
     }
 
-    /// After how long its clock is wrong, and by how much.
-    pub(crate) fn clock_jump(&self) -> Option<(Duration, TimeDelta)> {
-        self.clock_jump
+    /// How wrong its clock is, so long after its beginning.
+    pub(crate) fn clock_error(&self, age: Duration) -> TimeDelta {
+        let jump = self.clock_jump.filter(|(after, _)| *after <= age);
+        self.clock_jumped.fetch_or(jump.is_some(), Ordering::SeqCst);
+        jump.map_or(TimeDelta::zero(), |(_, by)| by)
     }
 
     /// Ends when it dies.
@@ -122,8 +126,9 @@ impl Life {
         }
     }
 
-    /// Whether it died, and whether it stood still.
-    pub(crate) fn came_to(&self) -> (bool, bool) {
-        (self.dead.is_cancelled(), self.stands_until.lock().unwrap().is_some())
+    /// Whether it died, whether it stood still, and whether it was told a wrong time.
+    pub(crate) fn came_to(&self) -> (bool, bool, bool) {
+        let stood = self.stands_until.lock().unwrap().is_some();
+        (self.dead.is_cancelled(), stood, self.clock_jumped.load(Ordering::SeqCst))
     }
 }

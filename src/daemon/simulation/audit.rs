@@ -50,7 +50,7 @@ pub(super) async fn audit(world: &World, history: &History) -> Result<Story, Str
     story.overwritten =
         count(history.files.iter().map(|file| usize::from(matches!(file.later, Later::Overwritten(..)))));
     story.key_updates = count(history.files.iter().map(|file| key_updates(&file.text)));
-    (story.fortunes, story.hazards).hash(&mut trace);
+    (story.fortunes, story.hazards, story.compactions, story.written_below, story.read_below).hash(&mut trace);
     story.trace = trace.finish();
     Ok(story)
 }

@@ -74,14 +74,13 @@ impl Clock for SimulatedClock {
 #[derive(Debug)]
 struct LivedClock {
     right: Arc<SimulatedClock>,
-    /// From when on it is wrong, and by how much.
-    jumps: Option<(Instant, TimeDelta)>,
+    begun: Instant,
+    life: Arc<Life>,
 }
 
 impl Clock for LivedClock {
     fn now(&self) -> DateTime<Utc> {
-        let wrong = self.jumps.filter(|(from, _)| *from <= Instant::now());
-        self.right.now() + wrong.map_or(TimeDelta::zero(), |(_, by)| by)
+        self.right.now() + self.life.clock_error(self.begun.elapsed())
     }
 
     fn fresh_id(&self) -> Uuid {
@@ -100,8 +99,8 @@ struct Fortunes {
 
 impl Fortunes {
     fn add(&mut self, life: &Life) {
-        let (died, stood) = life.came_to();
-        self.wrong_clocks += u64::from(life.clock_jump().is_some());
+        let (died, stood, misled) = life.came_to();
+        self.wrong_clocks += u64::from(misled);
         self.lives += 1;
         self.deaths += u64::from(died);
         self.stood_still += u64::from(stood);
@@ -226,8 +225,8 @@ impl World {
             let (inner, life, below) = (Arc::clone(inner), Arc::clone(&life), Arc::clone(&self.below));
             Arc::new(LivedStore { inner, life, below })
         };
-        let jumps = life.clock_jump().map(|(after, by)| (Instant::now() + after, by));
-        let lived: Arc<dyn Clock> = Arc::new(LivedClock { right: Arc::clone(&self.clock), jumps });
+        let (right, begun) = (Arc::clone(&self.clock), Instant::now());
+        let lived: Arc<dyn Clock> = Arc::new(LivedClock { right, begun, life: Arc::clone(&life) });
         let clock = || Arc::clone(&lived);
         let Ok(ledger) = Ledger::on(store(&self.ledgers), "ledger", "simulated", clock()).await else { return };
         let files = store(&self.files);

@@ -13,6 +13,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use crate::ledger::faulty::entry_at;
 use crate::trial::life::Life;
 
 /// A store in memory, seen from one life.
@@ -34,13 +35,8 @@ pub(crate) struct Below {
 impl LivedStore {
     /// Counts what is asked of an entry that is compacted away.
     async fn count_below(&self, location: &Path, count: &AtomicU64) {
-        let Some((root, name)) = location.as_ref().split_once("/tables/") else { return };
-        let Some((table, entry)) = name.rsplit_once('/') else { return };
-        let marks = Path::parse(format!("{root}/compactions/{table}")).unwrap();
-        let marks = self.inner.list_with_delimiter(Some(&marks)).await.unwrap();
-        if marks.objects.iter().any(|mark| mark.location.filename().unwrap() > entry) {
-            count.fetch_add(1, Ordering::SeqCst);
-        }
+        let is_below = entry_at(&self.inner, location).await.is_some_and(|(_, is_below)| is_below);
+        count.fetch_add(u64::from(is_below), Ordering::SeqCst);
     }
 }
 

@@ -16,14 +16,13 @@ impl State {
         let mut files: HashMap<FileId, Seen> = snapshot.unfinished.iter().map(seen).collect();
         for (intent, claimed) in &snapshot.open_intents {
             for file in &claimed.files {
-                let key = FileKey::from(file);
-                let unseen = || Seen { state: None, time_ms: file.time_ms, day: key.day };
-                files.entry(file.id).or_insert_with(unseen).state = Some(FileState::Claimed { intent: *intent });
+                let seen = files.entry(file.id).or_insert_with(|| Seen::new(FileKey::from(file), file.time_ms));
+                seen.state = Some(FileState::Claimed { intent: *intent });
             }
         }
         let of_intents = snapshot.open_intents.iter().map(|(number, intent)| (intent.attempt.id.clone(), *number));
         let of_unmerged = snapshot.unmerged.iter().map(|(number, attempt, _)| (attempt.id.clone(), *number));
-        let of_merge = snapshot.open_merge.iter().map(|(number, merge)| (merge.attempt.id.clone(), *number));
+        let of_merge = snapshot.standing.open_merge.iter().map(|(number, merge)| (merge.attempt.id.clone(), *number));
         Self {
             head: number,
             compacted: number,
@@ -40,15 +39,7 @@ impl State {
                 .map(|(number, attempt, rows)| (*number, (attempt.clone(), *rows)))
                 .collect(),
             held: snapshot.held.iter().map(|file| (file.id(), file.clone())).collect(),
-            open_merge: snapshot.open_merge.clone(),
-            source_columns: snapshot.source_columns.clone(),
-            transform: snapshot.transform.clone(),
-            rules: snapshot.rules.clone(),
-            files_committed: snapshot.files_committed,
-            rows_committed: snapshot.rows_committed,
-            files_vanished: snapshot.files_vanished,
-            set_aside: snapshot.set_aside.clone(),
-            recent: snapshot.recent.iter().copied().collect(),
+            standing: snapshot.standing.clone(),
             ..Self::default()
         }
     }
@@ -74,15 +65,7 @@ impl State {
                 .map(|(number, (attempt, rows))| (*number, attempt.clone(), *rows))
                 .collect(),
             held: self.held.values().cloned().collect(),
-            open_merge: self.open_merge.clone(),
-            source_columns: self.source_columns.clone(),
-            transform: self.transform.clone(),
-            rules: self.rules.clone(),
-            files_committed: self.files_committed,
-            rows_committed: self.rows_committed,
-            files_vanished: self.files_vanished,
-            set_aside: self.set_aside.clone(),
-            recent: self.recent.iter().copied().collect(),
+            standing: self.standing.clone(),
         })
     }
 

@@ -300,3 +300,15 @@ async fn files_on_a_disk_are_known_again_after_a_compaction_and_objects_are_not_
     }
     assert_eq!(sightings.version("s3://bucket/f", 10, 20), None);
 }
+
+#[tokio::test]
+async fn what_was_looked_up_is_known_with_what_comes_after_however_much_was_looked_up_before() {
+    let (_, ledger) = memory_ledger().await;
+    let mut chain = lived(&ledger).await;
+    assert!(chain.compact_above(1).await.unwrap());
+    let done = FileKey::from(&file("done"));
+    let many: Vec<FileKey> = (0..100_001).map(|n| FileKey::from(&file(&format!("other {n}")))).collect();
+    chain.recall(&[&many[..], &[done]].concat()).await.unwrap();
+    chain.recall(&[done, FileKey::from(&file("new"))]).await.unwrap();
+    assert_eq!(chain.state().file_state(done.id), Some(FileState::Committed));
+}

@@ -42,6 +42,15 @@ async fn in_mode_append_nothing_is_merged_again() {
 }
 
 #[tokio::test]
+async fn a_merge_does_not_wait_for_rows_that_may_expire() {
+    let (_, ledger) = memory_ledger().await;
+    ledger.rebuild(&table(), opening(), &Recorded { expires: true, ..recorded() }).await.unwrap();
+    let mut chain = ledger.table(&table(), opening()).await.unwrap();
+    let (_, merge) = chain.open_merge(&attempt("m"), 10).await.unwrap().unwrap();
+    assert_eq!((merge.batches.len(), merge.rows), (2, 0));
+}
+
+#[tokio::test]
 async fn a_rebuilding_that_was_broken_off_is_done_again() {
     let (store, ledger) = memory_ledger().await;
     ledger.rebuild(&table(), opening(), &recorded()).await.unwrap();

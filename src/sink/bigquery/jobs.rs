@@ -13,7 +13,7 @@ use gcp_bigquery_client::model::job_configuration_query::JobConfigurationQuery;
 use gcp_bigquery_client::model::job_reference::JobReference;
 use serde_json::Value;
 
-use super::rest::JobState;
+use super::rest::{JobState, Page};
 use super::trouble::{Failure, Refusal};
 use super::{BigQuerySink, Part, sql};
 use crate::error::{Error, Result};
@@ -93,26 +93,26 @@ pub(super) async fn run(sink: &BigQuerySink, step: &Step<'_>) -> Result<Done> {
 
 /// Runs a step that reads, and gives its rows.
 pub(super) async fn rows(sink: &BigQuerySink, step: &Step<'_>) -> Result<JobRows> {
-    let (_, rows) = tries(sink, step, true).await?;
-    Ok(rows)
+    let (_, page) = read(sink, step).await?;
+    Ok(page.rows)
 }
 
-/// Runs a step whose rows are read page by page, see [`Rest::job_page`](super::rest::Rest::job_page).
-pub(super) async fn read(sink: &BigQuerySink, step: &Step<'_>) -> Result<Done> {
-    let (done, _) = tries(sink, step, true).await?;
-    Ok(done)
+/// Runs a step that reads, and gives the first of its rows; the others are had by
+/// [`Rest::job_page`](super::rest::Rest::job_page).
+pub(super) async fn read(sink: &BigQuerySink, step: &Step<'_>) -> Result<(Done, Page)> {
+    tries(sink, step, true).await
 }
 
-async fn tries(sink: &BigQuerySink, step: &Step<'_>, reads: bool) -> Result<(Done, JobRows)> {
+async fn tries(sink: &BigQuerySink, step: &Step<'_>, reads: bool) -> Result<(Done, Page)> {
     let mut left = TRIES_MAX;
     for number in 1..=TRIES_EVER_MAX {
         let id = format!("{}_{number}", step.prefix);
         let ended = one(sink, &id, step, reads).await?;
         let refusal = match ended.outcome {
-            Ok(done) if !reads => return Ok((done, Vec::new())),
+            Ok(done) if !reads => return Ok((done, Page::default())),
             Ok(done) => {
-                match sink.rest.job_rows(&done.id).await.map_err(|failure| failure.into_error(&step.message))? {
-                    Some(rows) => return Ok((done, rows)),
+                match sink.rest.job_page(&done.id, None).await.map_err(|failure| failure.into_error(&step.message))? {
+                    Some(page) => return Ok((done, page)),
                     // Rows are kept for a day. Reading again gives the same.
                     None => gone_rows(),
                 }
@@ -192,7 +192,7 @@ fn job(sink: &BigQuerySink, id: &str, sql: &str, reads: bool) -> Job {
 }
 
 /// How many rows a query of one number gives; None where its table is not there.
-async fn count(sink: &BigQuerySink, sql: &str, message: String) -> Result<Option<u64>> {
+pub(super) async fn count(sink: &BigQuerySink, sql: &str, message: String) -> Result<Option<u64>> {
     let id = format!("freshet_count_{}", sink.clock.fresh_id());
     let step = Step { prefix: id.clone(), sql, message };
     let failed = |failure: Failure| failure.into_error(&step.message);
@@ -200,8 +200,8 @@ async fn count(sink: &BigQuerySink, sql: &str, message: String) -> Result<Option
         Err(refusal) if refusal.is_not_found() => return Ok(None),
         ended => ended.map_err(|refusal| failed(Failure::Refused(refusal)))?,
     };
-    let rows = sink.rest.job_rows(&ended.id).await.map_err(failed)?.unwrap_or_default();
-    let number = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
+    let page = sink.rest.job_page(&ended.id, None).await.map_err(failed)?.unwrap_or_default();
+    let number = page.rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
     number.map(Some).ok_or_else(|| Error::retry(format!("{}: there is no number in the answer", step.message)))
 }
 

@@ -156,11 +156,8 @@ impl Steps<'_> {
     /// Demands that the final table has one row of each key that was merged.
     async fn demand_unique(&self, extent: &Extent) -> Result<()> {
         let (sql, table) = (self.merging.doubled(&extent.bounds), self.merging.final_table);
-        // A try of its own each time: what was doubled may have been mended.
-        let name = format!("unique_{}", self.sink.clock.fresh_id().simple());
-        let rows = jobs::rows(self.sink, &self.step(&name, &sql, table, "read")).await?;
-        let doubled = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok()).unwrap_or(0);
-        demand_unique(&table.to_string(), doubled)
+        let doubled = jobs::count(self.sink, &sql, format!("the keys of {table} cannot be counted")).await?;
+        demand_unique(&table.to_string(), doubled.ok_or_else(|| tables::gone(table))?)
     }
 
     /// Makes the view of what is not merged yet, or gives it other columns or a later day to begin with. Where

@@ -8,9 +8,6 @@ use crate::error::{Error, Result};
 use crate::sink::part::Part;
 use crate::sink::{Attempt, Recorded, Target};
 
-/// Rows asked for at once; BigQuery gives fewer where they are more than 10 MB.
-const PAGE_ROWS: i32 = 50_000;
-
 /// Reads the log's batches and files; None where there is no log.
 ///
 /// # Errors
@@ -26,22 +23,20 @@ pub(super) async fn recorded(sink: &BigQuerySink, target: &Target) -> Result<Opt
     let statement = sql::recorded(&log);
     let prefix = format!("freshet_recorded_{}", sink.clock.fresh_id());
     let step = Step { prefix, sql: &statement, message: message.clone() };
-    let done = jobs::read(sink, &step).await?;
+    let (done, mut page) = jobs::read(sink, &step).await?;
     let mut recording = Recording::default();
-    let mut token = None;
     loop {
-        let page = sink.rest.job_page(done.id(), PAGE_ROWS, token).await.map_err(failed)?;
-        let page = page.ok_or_else(|| Error::retry(format!("{message}: the answer is gone")).hint("try again"))?;
         for row in &page.rows {
             take(&mut recording, row).ok_or_else(|| {
                 Error::user(format!("{log} has rows without `_cdc_batch`, `_cdc_loaded_at` or `_cdc_file_id`"))
                     .hint("another program changed the change log; restore it to an earlier time")
             })?;
         }
-        token = page.next;
-        if token.is_none() {
+        if page.next.is_none() {
             return Ok(Some(Recorded { has_final, expires, ..recording.recorded() }));
         }
+        let next = sink.rest.job_page(done.id(), page.next).await.map_err(failed)?;
+        page = next.ok_or_else(|| Error::retry(format!("{message}: the answer is gone")).hint("try again"))?;
     }
 }
 
@@ -83,9 +78,7 @@ mod tests {
         let rows = read(&fake, json!({"timePartitioning": {"expirationMs": "1"}}));
         let file = |digit: &str| digit.repeat(32);
         let (first, second) = ([["b", "2000000", &file("1"), "3"]], [["b", "2000000", &file("a"), "4"]]);
-        fake.then("GET", &rows, 200, page(&first, Some("next")))
-            .then("GET", &rows, 200, page(&first, Some("next")))
-            .then("GET", &rows, 200, page(&second, None));
+        fake.then("GET", &rows, 200, page(&first, Some("next"))).then("GET", &rows, 200, page(&second, None));
         let recorded = recorded(&fake.sink(), &target()).await.unwrap().unwrap();
         assert!(fake.asked().last().unwrap().line.contains("pageToken=next"));
         let attempt = Attempt { id: "b".into(), loaded_at: chrono::DateTime::from_timestamp(2, 0).unwrap() };
@@ -99,7 +92,7 @@ mod tests {
         let fake = Fake::start().await;
         let rows = read(&fake, json!({}));
         let answer = page(&[["b", "2000000", "none", "3"]], None);
-        fake.then("GET", &rows, 200, answer.clone()).then("GET", &rows, 200, answer);
+        fake.then("GET", &rows, 200, answer);
         let error = recorded(&fake.sink(), &target()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::User);
         assert!(error.message().contains("orders_changes has rows without") && error.hint_text().is_some(), "{error}");

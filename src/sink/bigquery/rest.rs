@@ -36,8 +36,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(60);
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long BigQuery may hold back the rows of a job that is done.
 const ROWS_WAIT_MS: i32 = 10_000;
-/// No query here has more rows.
-const ROWS_MAX: i32 = 1_000;
+/// Rows asked for at once; BigQuery gives fewer where they are more than 10 MB.
+const PAGE_ROWS: i32 = 50_000;
 
 /// The REST API of one project; clones share connections.
 #[derive(Clone)]
@@ -64,7 +64,7 @@ pub(super) enum Created {
 }
 
 /// Some of a job's rows, each value as BigQuery writes it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Page {
     pub(super) rows: Vec<Vec<Option<String>>>,
     /// What asks for those after them; None where there are none.
@@ -209,18 +209,13 @@ impl Rest {
         }
     }
 
-    /// The rows of a query job that is done, each value as BigQuery writes it; None where they are gone: they
-    /// are kept for a day.
-    pub(super) async fn job_rows(&self, id: &str) -> Result<Option<Vec<Vec<Option<String>>>>, Failure> {
-        Ok(self.job_page(id, ROWS_MAX, None).await?.map(|page| page.rows))
-    }
-
-    /// Some of the rows of a query job that is done, from where the page before says that the next begins.
-    pub(super) async fn job_page(&self, id: &str, most: i32, token: Option<String>) -> Result<Option<Page>, Failure> {
+    /// Some of the rows of a query job that is done, from where the page before says that the next begins; None where they
+    /// are gone: they are kept for a day.
+    pub(super) async fn job_page(&self, id: &str, from: Option<String>) -> Result<Option<Page>, Failure> {
         let parameters = GetQueryResultsParameters {
             location: Some(self.0.location.clone()),
-            max_results: Some(most),
-            page_token: token,
+            max_results: Some(PAGE_ROWS),
+            page_token: from,
             timeout_ms: Some(ROWS_WAIT_MS),
             ..GetQueryResultsParameters::default()
         };

@@ -1,18 +1,15 @@
 //! The changes to be merged: rows of the log, reduced to the latest of each key.
 
-use std::sync::Arc;
-
 use datafusion::functions::expr_fn::{concat, encode};
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{Expr, JoinType, ident, lit};
 use datafusion::prelude::{DataFrame, SessionContext};
 use deltalake::DeltaTable;
-use deltalake::delta_datafusion::FileSelection;
 
 use super::columns::{self, same};
 use super::place::TableFolder;
 use super::slices::Slice;
-use super::trouble;
+use super::{table, trouble};
 use crate::error::Result;
 use crate::sink::Column;
 
@@ -39,7 +36,7 @@ pub(super) async fn latest(
     if files.is_empty() {
         return Ok(None);
     }
-    let rows = read_files(folder, log, files, session).await?;
+    let rows = table::rows(folder, log, Some(files), session).await?;
     let mine = ident(columns::BATCH).in_list(batches.iter().map(|batch| lit(batch.as_str())).collect(), false);
     let names: Vec<Expr> = key.iter().map(|column| ident(&column.name)).collect();
     let rows = match slice.of {
@@ -64,28 +61,6 @@ pub(super) async fn latest(
 /// which is found without holding or sorting whole rows.
 fn rank() -> Expr {
     concat(vec![ident(columns::SEQUENCE), encode(ident(columns::FILE_ID), lit("hex")), ident(columns::BATCH)])
-}
-
-/// A table's rows, of some of its files only.
-pub(super) async fn read_files(
-    folder: &TableFolder,
-    table: &DeltaTable,
-    files: Vec<String>,
-    session: &SessionContext,
-) -> Result<DataFrame> {
-    let failed = |cause| trouble::query(folder, "read", cause);
-    let state = Arc::new(session.state());
-    table.update_datafusion_session(state.as_ref()).map_err(|cause| trouble::delta(folder, "read", cause))?;
-    let selection = FileSelection::from_file_paths(files);
-    let provider = table.table_provider().with_session(state).with_file_selection(selection).await.map_err(failed)?;
-    session.read_table(provider).map_err(failed)
-}
-
-/// All of a table's rows.
-pub(super) async fn read_all(folder: &TableFolder, table: &DeltaTable, session: &SessionContext) -> Result<DataFrame> {
-    let state = table.snapshot().map_err(|cause| trouble::delta(folder, "read", cause))?;
-    let files = state.log_data().into_iter().map(|file| file.path().into_owned()).collect();
-    read_files(folder, table, files, session).await
 }
 
 /// How many rows the files have that may hold rows of these batches.

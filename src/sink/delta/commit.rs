@@ -112,13 +112,9 @@ impl Intent<'_> {
         if self.staged.files.files.iter().all(|file| live.contains(&file.path)) {
             return Ok(true);
         }
-        let session = SessionContext::new();
-        table
-            .update_datafusion_session(&session.state())
-            .map_err(|cause| trouble::delta(&self.folder, "read", cause))?;
-        let provider = table.table_provider().with_session(Arc::new(session.state())).await.map_err(failed)?;
         let mine = ident(columns::BATCH).eq(lit(self.staged.attempt.as_str()));
-        let rows = session.read_table(provider).and_then(|rows| rows.filter(mine)).map_err(failed)?;
+        let rows =
+            table::rows(&self.folder, table, None, &SessionContext::new()).await?.filter(mine).map_err(failed)?;
         let rows = u64::try_from(rows.count().await.map_err(failed)?).unwrap_or(u64::MAX);
         if rows != 0 && rows != self.staged.files.rows {
             let message =

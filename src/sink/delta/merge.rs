@@ -189,14 +189,12 @@ impl<'a> Once<'a> {
     ) -> Result<DataFrame> {
         const BURIED: &str = "__freshet_buried";
         let failed = |cause| trouble::query(folder, "read", cause);
-        let state = Arc::new(self.session.state());
-        let provider = tombstones.table_provider().with_session(state).await.map_err(failed)?;
         let stones = columns::of_table(tombstones)?;
         let renamed = |name: &str| format!("{BURIED}_{name}");
         let names = key.iter().map(|column| column.name.as_str()).chain([columns::SEQUENCE]);
         let spelled = names.filter_map(|name| columns::find(&stones, name).map(|found| (name, &found.name)));
         let picked: Vec<_> = spelled.map(|(name, spelled)| ident(spelled).alias(renamed(name))).collect();
-        let stones = self.session.read_table(provider).and_then(|rows| rows.select(picked)).map_err(failed)?;
+        let stones = table::rows(folder, tombstones, None, self.session).await?.select(picked).map_err(failed)?;
         let mut on: Vec<_> = key.iter().map(|column| ident(&column.name).eq(ident(renamed(&column.name)))).collect();
         on.push(ident(renamed(columns::SEQUENCE)).gt_eq(ident(columns::SEQUENCE)));
         on.push(ident(IS_DELETE).is_not_true());
@@ -296,7 +294,7 @@ impl<'a> Once<'a> {
         let loaded_at = self.merge.attempt.loaded_at.timestamp_micros();
         let loaded_at = ScalarValue::TimestampMicrosecond(Some(loaded_at), Some("UTC".into()));
         let marked = ident(columns::DELETED).and(ident(columns::LOADED_AT).eq(lit(loaded_at)));
-        let rows = changes::read_files(folder, after, new, self.session).await?.filter(marked).map_err(failed)?;
+        let rows = table::rows(folder, after, Some(new), self.session).await?.filter(marked).map_err(failed)?;
         let deleted = u64::try_from(rows.count().await.map_err(failed)?).unwrap_or(u64::MAX);
         let of_updated = deleted.min(counts.updated);
         Ok(MergeCounts {

@@ -8,7 +8,7 @@ use datafusion::logical_expr::{cast, ident, lit};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
-use super::{DeltaSink, changes, columns, commit, table, trouble};
+use super::{DeltaSink, columns, commit, table, trouble};
 use crate::change::FileId;
 use crate::change::batch::Recording;
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ pub(super) async fn recorded(sink: &DeltaSink, target: &Target, session: &Sessio
         cast(ident(columns::FILE_ID), DataType::Binary).alias(columns::FILE_ID),
     ];
     let names = vec![ident(columns::BATCH), ident(columns::LOADED_AT), ident(columns::FILE_ID)];
-    let rows = changes::read_all(&folder, &log, session).await?;
+    let rows = table::rows(&folder, &log, None, session).await?;
     let rows =
         rows.select(keys).and_then(|rows| rows.aggregate(names, vec![count(lit(1)).alias(ROWS)])).map_err(failed)?;
     let mut found = rows.execute_stream().await.map_err(failed)?;

@@ -1,7 +1,10 @@
 //! One Delta table: reading its newest snapshot, creating it, and committing on exactly the snapshot read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::prelude::{DataFrame, SessionContext};
+use deltalake::delta_datafusion::FileSelection;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TableReference};
 use deltalake::kernel::{Action, Transaction};
 use deltalake::protocol::DeltaOperation;
@@ -134,6 +137,24 @@ pub(super) fn exactly(transactions: Vec<Transaction>) -> CommitProperties {
 pub(super) async fn transaction_version(folder: &TableFolder, table: &DeltaTable, app_id: &str) -> Result<Option<i64>> {
     let read = async { table.snapshot()?.transaction_version(table.log_store().as_ref(), app_id).await };
     read.await.map_err(|cause: DeltaTableError| trouble::delta(folder, "opened", cause))
+}
+
+/// The rows of the snapshot read; with `files`, of these only.
+pub(super) async fn rows(
+    folder: &TableFolder,
+    table: &DeltaTable,
+    files: Option<Vec<String>>,
+    session: &SessionContext,
+) -> Result<DataFrame> {
+    let failed = |cause| trouble::query(folder, "read", cause);
+    let state = Arc::new(session.state());
+    table.update_datafusion_session(state.as_ref()).map_err(|cause| trouble::delta(folder, "read", cause))?;
+    let provider = table.table_provider().with_session(state);
+    let provider = match files {
+        Some(files) => provider.with_file_selection(FileSelection::from_file_paths(files)),
+        None => provider,
+    };
+    session.read_table(provider.await.map_err(failed)?).map_err(failed)
 }
 
 /// How many rows the snapshot read has, by its files' statistics.

@@ -687,6 +687,25 @@ async fn a_sampled_merge_tells_of_keys_with_two_rows() {
 }
 
 #[tokio::test]
+async fn a_sampled_merge_looks_at_keys_of_any_name() {
+    let bench = Bench::named(OnDelete::Remove, "shop", "orders", &["Part \"No\"", "v1.2", "OrderTotal"]);
+    for number in 1..=2 {
+        let mut values = changed(&["U", "U"], &[number, number]);
+        values.push(("Part \"No\"", ColumnType::String, texts(["a", "b"])));
+        values.push(("v1.2", ColumnType::Int64, integers(&[1, 2])));
+        values.push(("OrderTotal", ColumnType::Int64, integers(&[3, 3])));
+        bench.load(u64::from(number), values).await;
+    }
+    let merge_as = |number: u64| MergeAttempt {
+        attempt: Attempt { id: format!("m-{number}"), ..Bench::attempt(number) },
+        ..Bench::merge_attempt(number, &[1, 2])
+    };
+    let sampled = (100..).map(merge_as).find(crate::sink::is_sampled).unwrap();
+    bench.sink.merge(&bench.target, &sampled, &bench.session).await.unwrap();
+    assert_eq!(bench.read(Part::Final, &["Part \"No\"", "v1.2", "OrderTotal"]).await, ["a|1|3", "b|2|3"]);
+}
+
+#[tokio::test]
 async fn the_log_says_which_files_and_batches_it_has_and_which_intent_was_the_last() {
     let bench = Bench::new(OnDelete::Remove);
     assert_eq!(bench.sink.recorded(&bench.target, &bench.session).await.unwrap(), None);

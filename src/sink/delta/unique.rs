@@ -37,18 +37,18 @@ pub(super) async fn demand(
     let changed = latest.select(changed).map_err(failed)?;
     let names: Vec<String> = key.iter().map(|column| spelled(&column.name)).collect();
     let key_exprs: Vec<Expr> = names.iter().map(ident).collect();
-    let rows = changes::read_all(&folder, &merged, session).await?;
+    let rows = table::rows(&folder, &merged, None, session).await?;
     let rows = match slice.of {
         1 => rows,
         _ => rows.filter(slice.holds(key_exprs.clone())).map_err(failed)?,
     };
-    let changed_names: Vec<String> = key.iter().map(|column| of_change(&column.name)).collect();
-    let (left, right): (Vec<&str>, Vec<&str>) =
-        (changed_names.iter().map(String::as_str).collect(), names.iter().map(String::as_str).collect());
+    // By expressions: names given as text would be read as SQL, `v1.2` as column `2` of a table `v1`.
+    let on: Vec<Expr> =
+        key.iter().zip(&names).map(|(column, name)| ident(of_change(&column.name)).eq(ident(name))).collect();
     let doubled = rows
         .select(key_exprs.clone())
         // The keys that were merged are held, those of the table stream by.
-        .and_then(|rows| changed.join(rows, JoinType::RightSemi, &left, &right, None))
+        .and_then(|rows| changed.join_on(rows, JoinType::RightSemi, on))
         .and_then(|rows| rows.aggregate(key_exprs, vec![count(lit(1)).alias(ROWS)]))
         .and_then(|keys| keys.filter(ident(ROWS).gt(lit(1))))
         .map_err(failed)?;

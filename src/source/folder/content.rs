@@ -6,7 +6,7 @@ use object_store::{GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt};
 use parquet::file::metadata::ParquetMetaDataReader;
 
 use crate::catalog::layout::Named;
-use crate::change::FileFormat;
+use crate::change::{FileFormat, FileId, disk_version};
 use crate::error::{Error, Result};
 
 /// A footer above this is not read only to count rows.
@@ -42,8 +42,9 @@ pub(super) async fn read(store: &dyn ObjectStore, listed: &ObjectMeta, named: &N
     if hash.count() != listed.size || !same(listed, &meta) || !same(listed, &after) {
         return Ok(None);
     }
-    let hex = hash.finalize().to_hex();
-    let version = format!("{}-{}", meta.size, hex.get(..32).unwrap_or(&hex));
+    let mut content = FileId([0; 16]);
+    content.0.copy_from_slice(&hash.finalize().as_bytes()[..16]);
+    let version = disk_version(meta.size, content);
     let rows = match named.format {
         FileFormat::Parquet if !named.gzip => footer_rows(store, path, meta.size).await,
         FileFormat::Parquet | FileFormat::Csv => None,

@@ -11,7 +11,7 @@ use freshet::change::{FileId, TableName};
 use freshet::clock::SystemClock;
 use freshet::config::{Mode, OnDelete, StorageConfig};
 use freshet::sink::bigquery::BigQuerySink;
-use freshet::sink::{Rows, Sink, Target};
+use freshet::sink::{Rows, Sink, Target, is_sampled};
 
 use crate::bigquery_sink;
 use crate::strict_bigquery::{Options, PROJECT, RowFormat, StrictBigQuery};
@@ -128,11 +128,10 @@ async fn a_sampled_merge_tells_of_keys_with_two_rows() {
         rows: 1,
         loaded: (loaded_at, loaded_at),
     };
-    let is_sampled = |number: &u32| blake3::hash(format!("m-{number}").as_bytes()).as_bytes()[0] < 13;
-    let unsampled = (100..).find(|number| !is_sampled(number)).unwrap();
-    sink.merge(&target, &merge_as(unsampled), &session).await.unwrap();
+    let unsampled = (100..).map(merge_as).find(|merge| !is_sampled(merge)).unwrap();
+    sink.merge(&target, &unsampled, &session).await.unwrap();
     assert_eq!(values(&server, "shop.orders"), ["1 a", "1 z", "2 y"]);
-    let sampled = merge_as((100..).find(is_sampled).unwrap());
+    let sampled = (100..).map(merge_as).find(is_sampled).unwrap();
     for _ in 0..2 {
         let error = sink.merge(&target, &sampled, &session).await.unwrap_err();
         assert!(error.message().contains("shop.orders has more than one row of each of 1 keys"), "{}", error.report());
