@@ -24,7 +24,7 @@ use freshet::daemon::{Daemon, Pace};
 use freshet::error::Result;
 use freshet::ledger::Ledger;
 use freshet::pipeline::report::{Observer, Progress};
-use freshet::pipeline::{Pipeline, memory_of, staging_of};
+use freshet::pipeline::{Lane, Pipeline, memory_of, staging_of};
 use freshet::sink::{Rows, Sink, Target};
 use freshet::source::{Delivery, Received, Source};
 use futures::TryStreamExt;
@@ -163,6 +163,18 @@ impl Sink for SlowSink {
         false
     }
 
+    async fn fit(&self, _: &Target, _: &Target, _: &SessionContext) -> Result<()> {
+        Ok(())
+    }
+
+    async fn switch(&self, _: &Target, _: &str, _: &Target, _: &SessionContext) -> Result<()> {
+        Ok(())
+    }
+
+    async fn discard(&self, _: &Target) -> Result<()> {
+        Ok(())
+    }
+
     async fn recorded(&self, _: &Target, _: &SessionContext) -> Result<Option<Recorded>> {
         Ok(None)
     }
@@ -217,6 +229,7 @@ async fn run(ack: Duration) -> Log {
     let ledger = Ledger::open(folder.path().to_str().expect("UTF-8"), "nowhere", Arc::clone(&clock)).await;
     let shutdown = CancellationToken::new();
     let pipeline = Pipeline {
+        lane: Lane::Present,
         opener: Opener::new(source.store(), staging_of(&config)),
         memory: memory_of(&config, freshet::daemon::tables_at_once(&config)),
         observer: Arc::new(Silent),

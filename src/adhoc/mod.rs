@@ -20,6 +20,7 @@ use crate::catalog::opened::{OpenedFile, Opener};
 use crate::change::{ChangeFile, FileFormat, TableName};
 use crate::config::{Config, CsvConfig, TableConfig};
 use crate::error::{Error, Result};
+use crate::ledger::FIRST_GENERATION;
 use crate::pipeline::memory::SharedMemory;
 use crate::pipeline::{setup, staging_of};
 use crate::source::folder::NothingKnown;
@@ -208,7 +209,7 @@ impl AdHoc {
         let files = self.tables.get(table).cloned().unwrap_or_default();
         self.tell_assumptions(table, &config, &files);
         let opened = self.open_files(files, &config.csv).await?;
-        let rules = setup::read_rules(&config);
+        let rules = setup::read_rules(&config, FIRST_GENERATION);
         let (plan, notes) = union::unite(table, groups(opened), &rules)?;
         notes.into_iter().for_each(|note| self.note(note));
         let mut columns = self.columns.lock().unwrap_or_else(PoisonError::into_inner);

@@ -109,6 +109,8 @@ pub struct Recorded {
     pub has_final: bool,
     /// Intents up to this number were made before.
     pub number: u64,
+    /// The generation of the newest of the final table's rows, or that it was switched to; 0 where it tells none.
+    pub generation: u64,
     /// Whether rows leave the log by themselves, so that files may have none there any more.
     pub expires: bool,
 }

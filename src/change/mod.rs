@@ -110,6 +110,16 @@ pub enum FileKind {
     Cdc,
 }
 
+impl FileKind {
+    /// See [`ChangeFile::is_since`]; all in ms since 1970.
+    pub fn is_since(self, cut_over_ms: i64, modified_ms: i64, time_ms: i64) -> bool {
+        match self {
+            Self::Load => modified_ms >= cut_over_ms,
+            Self::Cdc => time_ms >= cut_over_ms,
+        }
+    }
+}
+
 /// How the bytes of a file are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -161,6 +171,12 @@ impl ChangeFile {
     /// Whether it is a file on a disk, and no object in a store.
     pub fn is_on_disk(&self) -> bool {
         is_on_disk(&self.location)
+    }
+
+    /// Whether the file belongs to the full load, or follows it, that began at this time in ms since 1970: load files by
+    /// when they were last modified, as their names tell no time.
+    pub fn is_since(&self, cut_over_ms: i64) -> bool {
+        self.kind.is_since(cut_over_ms, self.modified_ms, self.time_ms)
     }
 
     /// The file's time.

@@ -15,7 +15,7 @@ use crate::config::{Config, SinkConfig};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Ledger, Sightings, State};
 use crate::pipeline::report::Observer;
-use crate::pipeline::{Pipeline, memory_of, staging_of};
+use crate::pipeline::{Lane, Pipeline, memory_of, staging_of};
 use crate::sink::Sink;
 use crate::sink::bigquery::BigQuerySink;
 use crate::sink::delta::DeltaSink;
@@ -58,6 +58,7 @@ impl Ready {
     /// The pipeline for files of this source, of so many tables at once.
     pub(super) fn pipeline(self, source: &dyn Source, observer: Arc<dyn Observer>, tables_at_once: usize) -> Pipeline {
         Pipeline {
+            lane: Lane::Present,
             opener: Opener::new(source.store(), staging_of(&self.config)),
             memory: memory_of(&self.config, tables_at_once),
             observer,
@@ -89,7 +90,10 @@ pub(super) async fn once(pipeline: Pipeline, source: Arc<dyn Source>, tables: Ve
 }
 
 /// Everything the source has now, up to a bound.
-async fn receive_all(source: &dyn Source, shutdown: &CancellationToken) -> Result<(Vec<Delivery>, Vec<Error>)> {
+pub(super) async fn receive_all(
+    source: &dyn Source,
+    shutdown: &CancellationToken,
+) -> Result<(Vec<Delivery>, Vec<Error>)> {
     let (mut deliveries, mut left) = (Vec::new(), Vec::new());
     while !shutdown.is_cancelled() {
         let received = match source.receive().await {

@@ -10,6 +10,7 @@ use crate::change::TableName;
 use crate::cli::{ConfigArgs, Ended, demand_tables, say, tell};
 use crate::config::{Config, Mode, Order};
 use crate::error::{Error, Kind, Result};
+use crate::ledger::FIRST_GENERATION;
 use crate::pipeline::{rows, setup};
 use crate::transform::place;
 use crate::transform::planned::Planned;
@@ -89,7 +90,7 @@ pub(super) async fn plan_all(
     let table_config = config.table(table).ok_or_else(|| {
         Error::user(format!("the configuration does not list {table}")).hint("add it under `databases`")
     })?;
-    let transform = setup::transform(config, table, table_config)?;
+    let transform = setup::transform(config, table, table_config, FIRST_GENERATION)?;
     let session = setup::session(Arc::new(RuntimeEnv::default()), &table.database);
     let mut known: Vec<String> = Vec::new();
     for field in opened.iter().flat_map(|file| file.schema.fields().iter()) {

@@ -26,8 +26,8 @@ pub(super) struct LedgerArgs {
     tables: Vec<String>,
 }
 
-const HEADINGS: [&str; 9] =
-    ["table", "last entry", "files", "rows", "set aside", "vanished", "held", "open", "to be merged"];
+const HEADINGS: [&str; 10] =
+    ["table", "generation", "last entry", "files", "rows", "set aside", "vanished", "held", "open", "to be merged"];
 
 pub(super) async fn ledger(args: LedgerArgs) -> Result<Ended> {
     let config = args.config.load()?;
@@ -61,7 +61,12 @@ pub(super) async fn ledger(args: LedgerArgs) -> Result<Ended> {
     Ok(if damaged == 0 { Ended::Fine } else { Ended::No })
 }
 
-fn line(table: &TableName, state: &State) -> [String; 9] {
+fn line(table: &TableName, state: &State) -> [String; 10] {
+    let present = state.generation().unwrap_or_default();
+    let generation = match state.reload() {
+        Some(reload) => format!("{present}, {} being built", reload.generation),
+        None => present.to_string(),
+    };
     let unmerged: Vec<u64> = state.unmerged().map(|(_, rows)| rows).collect();
     let merging = if state.open_merge().is_some() { ", a merge open" } else { "" };
     let waiting = match unmerged.len() {
@@ -70,6 +75,7 @@ fn line(table: &TableName, state: &State) -> [String; 9] {
     };
     [
         table.to_string(),
+        generation,
         state.head().to_string(),
         state.files_committed().to_string(),
         state.rows_committed().to_string(),

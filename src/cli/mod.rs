@@ -20,6 +20,7 @@ mod ledger;
 mod output;
 mod query;
 mod rebuild;
+mod reload;
 mod run;
 mod show;
 mod summary;
@@ -39,6 +40,7 @@ struct Cli {
 enum Verb {
     Run(run::RunArgs),
     Backfill(backfill::BackfillArgs),
+    Reload(reload::ReloadArgs),
     Query(query::QueryArgs),
     Check(check::CheckArgs),
     Show(show::ShowArgs),
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         match cli.verb {
             Verb::Run(args) => Box::pin(run::run(args)).await,
             Verb::Backfill(args) => Box::pin(backfill::backfill(args)).await,
+            Verb::Reload(args) => Box::pin(reload::reload(args)).await,
             Verb::Query(args) => Box::pin(query::query(args)).await,
             Verb::Check(args) => Box::pin(check::check(args)).await,
             Verb::Ledger(args) => Box::pin(ledger::ledger(args)).await,

@@ -78,6 +78,7 @@ async fn rebuild(
         on_delete: OnDelete::Remove,
         storage: table_config.storage.clone(),
         descriptions: Default::default(),
+        generation: 1,
     };
     let runtime = setup::runtime(config, memory_of(config, 1).table_pool())?;
     let session = setup::session(runtime, &table.database);
@@ -86,11 +87,27 @@ async fn rebuild(
         return Ok(None);
     };
     demand_whole(table, table_config, &recorded)?;
+    demand_first_generation(table, &recorded)?;
     let opening = Opening { order: table_config.order, target: target.name };
     ledger.rebuild(table, opening, &recorded).await?;
     let rows: u64 = recorded.batches.iter().map(|(_, rows)| rows).sum();
     let (files, batches) = (recorded.files.len(), recorded.batches.len());
     Ok(Some([table.to_string(), files.to_string(), rows.to_string(), batches.to_string()]))
+}
+
+/// Demands that the table was never reloaded: when its generation began stood in the ledger alone, and files from before
+/// would be taken for changes of it.
+fn demand_first_generation(table: &TableName, recorded: &Recorded) -> Result<()> {
+    if recorded.generation <= 1 {
+        return Ok(());
+    }
+    let generation = recorded.generation;
+    let what = format!(
+        "the table was reloaded: it is of generation {generation}, and when that began stood in the ledger alone"
+    );
+    Err(Error::user(what).in_table(table).hint(
+        "restore the ledger from a backup, or give the table a new `target` and backfill it from the last load on",
+    ))
 }
 
 /// Demands that a log which is all there is of a table still has every row.
@@ -121,6 +138,14 @@ mod tests {
         assert!(demand_since(&config).unwrap_err().hint_text().unwrap().contains("write a time"));
         config.source.since = Some(Since::Beginning);
         assert!(demand_since(&config).is_ok());
+    }
+
+    #[test]
+    fn a_table_that_was_reloaded_is_not_rebuilt() {
+        let is_fine = |generation| {
+            demand_first_generation(&TableName::new("a", "b"), &Recorded { generation, ..Recorded::default() }).is_ok()
+        };
+        assert!(is_fine(0) && is_fine(1) && !is_fine(2));
     }
 
     #[test]

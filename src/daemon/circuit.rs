@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use crate::change::TableName;
@@ -33,6 +33,9 @@ pub(super) struct Circuit {
     pace: Pace,
     state: Mutex<State>,
     closed: watch::Sender<bool>,
+    /// Tells tables of every change, in the order in which they began to listen: in another, no simulation would replay
+    /// alike.
+    turned: broadcast::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -51,12 +54,18 @@ struct Open {
 
 impl Circuit {
     pub(super) fn new(pace: Pace) -> Self {
-        Self { pace, state: Mutex::default(), closed: watch::Sender::new(true) }
+        let (closed, turned) = (watch::Sender::new(true), broadcast::Sender::new(1));
+        Self { pace, state: Mutex::default(), closed, turned }
     }
 
     /// Says whether the circuit is closed, and when that changes.
     pub(super) fn closed(&self) -> watch::Receiver<bool> {
         self.closed.subscribe()
+    }
+
+    /// Says whenever the circuit was opened or closed; of several times at once it may tell the last one only.
+    pub(super) fn turned(&self) -> broadcast::Receiver<()> {
+        self.turned.subscribe()
     }
 
     /// Whether a table may begin to carry something: all may while the circuit is closed, then the probe alone.
@@ -101,6 +110,8 @@ impl Circuit {
 
     fn tell(&self, closed: bool) {
         if self.closed.send_if_modified(|known| std::mem::replace(known, closed) != closed) {
+            // Nobody need listen.
+            let _ = self.turned.send(());
             if closed {
                 tracing::info!("receiving again");
             } else {

@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinError;
 use tokio::time::Instant;
@@ -74,7 +75,7 @@ fn shares_of(bytes: u64, bytes_max: u64) -> u16 {
 impl Worker {
     /// Works until the daemon shuts down.
     pub(super) async fn work(mut self, mut agenda: Agenda) {
-        let mut closed = self.circuit.closed();
+        let mut turned = self.circuit.turned();
         let shutdown = self.pipeline.shutdown.clone();
         loop {
             let due = if self.circuit.lets(&self.table) { agenda.due(&self.pipeline) } else { None };
@@ -89,9 +90,9 @@ impl Worker {
                     Some(files) => self.arrive(&mut agenda, files).await,
                     None => return,
                 },
-                changed = closed.changed() => match changed {
-                    Ok(()) => agenda.turn_due |= agenda.run.is_none(),
-                    Err(_) => return,
+                told = turned.recv() => match told {
+                    Ok(()) | Err(RecvError::Lagged(_)) => agenda.turn_due |= agenda.run.is_none(),
+                    Err(RecvError::Closed) => return,
                 },
             }
         }

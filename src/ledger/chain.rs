@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::entry::{Entry, Envelope, damaged};
-use super::names;
+use super::names::{self, Folders};
 use super::state::State;
 use super::store::{Created, Store};
 use crate::error::{Error, Kind, Result};
@@ -55,9 +55,8 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    pub(super) fn new(store: Store, table_folder: &str, pace: Pace) -> Self {
-        let folder = format!("{}/{table_folder}", names::TABLES);
-        let marks = format!("{}/{table_folder}", names::COMPACTIONS);
+    pub(super) fn new(store: Store, folders: Folders, pace: Pace) -> Self {
+        let Folders { entries: folder, marks } = folders;
         Self { store, folder, marks, pace, settled: 0, trusted: 0 }
     }
 

@@ -17,6 +17,10 @@ impl TableLedger {
     /// [`Retry`](crate::error::Kind::Retry) where that cannot be done now. Nothing is lost by it, and nothing needs to be
     /// done again but this.
     pub async fn compact_above(&mut self, entries: u64) -> Result<bool> {
+        if self.is_reload() {
+            // It is soon the present one, and that is made of its files, not of segments.
+            return Ok(false);
+        }
         let is_due = |state: &State| state.opened().is_some() && state.head() - state.compacted() >= entries;
         if !is_due(&self.state) {
             return Ok(false);

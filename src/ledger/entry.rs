@@ -13,6 +13,7 @@ use crate::change::batch::{Attempt, MergeAttempt, MergeCounts, Prepared};
 use crate::change::{ChangeFile, FileId, FileKind, TableName};
 use crate::config::{Order, TargetRules};
 use crate::error::{Error, Result};
+use crate::trial::planted::Planted;
 
 /// No entry is larger, in bytes; neither written nor read.
 pub const ENTRY_BYTES_MAX: u64 = 64 << 20;
@@ -73,12 +74,35 @@ pub enum Entry {
         /// What it did.
         counts: MergeCounts,
     },
-    /// All that the entries before this one amount to: none of them is needed any more.
+    /// All that the entries before this one amount to: none of them is needed any more. Or, where the chain is closed,
+    /// what the chain of the generation amounts to that was built: it is the present one from here on.
     Compacted(Box<Snapshot>),
+    /// A new generation is to be built, in a chain of its own and beside the targets.
+    Reload(Reload),
+    /// From here on no file is claimed or ended in this chain: what is open is finished, then another generation takes its
+    /// place, or, in the chain of one that was built, it takes the place of another.
+    Closed,
+    /// A generation will never be the present one: written to its own chain first, so that nobody switches to it.
+    Abandoned {
+        /// Its number.
+        generation: u64,
+    },
+}
+
+impl Entry {
+    /// Whether it begins or decides something that no closed chain takes.
+    pub(super) fn begins_something(&self) -> bool {
+        match self {
+            Self::Intent(_) | Self::SetAside { .. } | Self::Superseded { .. } => true,
+            Self::Gone { .. } | Self::Reload(_) | Self::Opened(_) | Self::Closed => true,
+            Self::Committed { .. } | Self::Lost { .. } | Self::Merged { .. } | Self::Held { .. } => false,
+            Self::MergeIntent(_) | Self::Compacted(_) | Self::Abandoned { .. } => false,
+        }
+    }
 }
 
 /// The kinds of entry this version knows, as `entry` names them.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 14] = [
     "opened",
     "intent",
     "committed",
@@ -90,6 +114,9 @@ const KINDS: [&str; 11] = [
     "merge_intent",
     "merged",
     "compacted",
+    "reload",
+    "closed",
+    "abandoned",
 ];
 
 /// What is fixed when a chain is opened and cannot be changed under way.
@@ -103,6 +130,27 @@ pub struct Opened {
     pub order: Order,
     /// The table's name at the sink.
     pub target: TableName,
+    /// Files from before this time, in ms since 1970, are of an earlier generation; None in the first.
+    #[serde(default)]
+    pub cut_over_ms: Option<i64>,
+}
+
+impl Opened {
+    /// Whether the file belongs to this generation, as far as its own beginning tells.
+    pub(super) fn has(&self, file: &FileEntry) -> bool {
+        self.cut_over_ms.is_none_or(|cut_over_ms| file.is_since(cut_over_ms)) || Planted::CutOverIgnored.is_there()
+    }
+}
+
+/// A generation that is being built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// Its number.
+    pub generation: u64,
+    /// What tells it from any other of that number, also under another ledger.
+    pub id: String,
+    /// When it began, in ms since 1970: files from before belong to the present one.
+    pub cut_over_ms: i64,
 }
 
 /// Which rows, of which files, an attempt means to make visible.
@@ -144,6 +192,12 @@ pub struct FileEntry {
     /// Whether that is the time in its name.
     #[serde(default)]
     pub time_named: bool,
+}
+
+impl FileEntry {
+    pub(super) fn is_since(&self, cut_over_ms: i64) -> bool {
+        self.kind.is_since(cut_over_ms, self.modified_ms, self.time_ms)
+    }
 }
 
 impl From<&ChangeFile> for FileEntry {
@@ -232,6 +286,18 @@ pub struct Standing {
     pub set_aside: Vec<SetAside>,
     /// Whether each of the latest files with a final state was set aside.
     pub recent: VecDeque<bool>,
+    /// The generation that is being built.
+    #[serde(default)]
+    pub reload: Option<Reload>,
+    /// The highest number of a generation that was ever to be built; 0: none was.
+    #[serde(default)]
+    pub reloads: u64,
+    /// Whether nothing may be begun any more.
+    #[serde(default)]
+    pub closed: bool,
+    /// Whether the chain is that of a generation that was given up.
+    #[serde(default)]
+    pub abandoned: bool,
 }
 
 impl Snapshot {
@@ -375,6 +441,7 @@ mod tests {
                 generation: 1,
                 order: Order::BestEffort,
                 target: TableName::new("db", "t"),
+                cut_over_ms: None,
             }),
             Entry::Intent(Box::new(intent("a", &["f", "g"]))),
             Entry::Committed { intent: 2 },
@@ -386,6 +453,9 @@ mod tests {
             Entry::MergeIntent(merge),
             Entry::Merged { merge: 3, counts: MergeCounts { inserted: 1, updated: 2, deleted: 3 } },
             Entry::Compacted(Box::new(snapshot())),
+            Entry::Reload(Reload { generation: 2, id: "r".into(), cut_over_ms: -1 }),
+            Entry::Closed,
+            Entry::Abandoned { generation: 2 },
         ]
     }
 

@@ -6,6 +6,7 @@
 //! tables/<database>/<table>/00000000000000000001.json      the first entry of a table's chain
 //! compactions/<database>/<table>/00000000000000001001.json says that this entry stands for all before it
 //! segments/<database>/<table>/00000000000000001001-<id>    files that are done with, named by such an entry
+//! reloads/<database>/<table>/2/entries/…                   the chain of a generation that is being built
 //! ```
 //! An entry is never changed, and is removed only once a later one stands for it. Whoever creates entry n has read those
 //! before it, so everything a table's writers agree on is the [`State`] that the entries amount to. Clocks decide nothing.
@@ -32,6 +33,7 @@ mod folder;
 mod names;
 mod objects;
 mod rebuild;
+mod reload;
 mod root;
 #[cfg(test)]
 mod samples;
@@ -43,15 +45,16 @@ mod table;
 mod tests;
 
 pub use entry::{
-    ENTRY_BYTES_MAX, Entry, Envelope, FileEntry, FileKey, Intent, Opened, Segment, SetAside, Snapshot, Standing,
-    Unfinished,
+    ENTRY_BYTES_MAX, Entry, Envelope, FileEntry, FileKey, Intent, Opened, Reload, Segment, SetAside, Snapshot,
+    Standing, Unfinished,
 };
 pub use segment::Sightings;
 pub use state::{FileState, RECENT_FILES, State};
-pub use table::{Claim, Opening, TableLedger};
+pub use table::{Claim, FIRST_GENERATION, Opening, TableLedger};
 
 use chain::{Chain, Pace};
 use folder::Folder;
+use names::Folders;
 use objects::Objects;
 use root::Root;
 use segment::{Cache, Segments};
@@ -148,7 +151,7 @@ impl Ledger {
     /// [`User`](crate::error::Kind::User) where the chain is damaged, or was opened with another order,
     /// target or mode.
     pub async fn table(&self, table: &TableName, opening: Opening) -> Result<TableLedger> {
-        TableLedger::open(self, table, opening).await
+        TableLedger::open(self, table, opening, None, None).await
     }
 
     /// What the chain of a table amounts to now; an empty state where there is none. Writes nothing.
@@ -211,7 +214,17 @@ impl Ledger {
     }
 
     fn chain(&self, table: &TableName) -> Chain {
-        Chain::new(self.store.clone(), &names::table_folder(table), self.pace)
+        Chain::new(self.store.clone(), Folders::of_table(&names::table_folder(table)), self.pace)
+    }
+
+    fn chain_of(&self, table: &TableName, reload: Option<&Reload>) -> Chain {
+        match reload {
+            Some(reload) => {
+                let folders = Folders::of_reload(table, reload.generation);
+                Chain::new(self.store.clone(), folders, self.pace)
+            }
+            None => self.chain(table),
+        }
     }
 
     fn segments(&self, table: &TableName) -> Segments {
@@ -228,7 +241,7 @@ impl Ledger {
             return Ok(begun.then(|| TableName::new(database, table)));
         }
         // The name was too long for the folder's: only the chain knows it whole.
-        let chain = Chain::new(self.store.clone(), &format!("{database}/{table}"), self.pace);
+        let chain = Chain::new(self.store.clone(), Folders::of_table(&format!("{database}/{table}")), self.pace);
         match chain.first().await {
             Ok(None) => Ok(None),
             Ok(Some((_, Entry::Opened(opened)))) => Ok(Some(opened.table)),

@@ -14,6 +14,30 @@ pub(super) const COMPACTIONS: &str = "compactions";
 /// The same for segments.
 pub(super) const SEGMENTS: &str = "segments";
 
+/// The folder with a folder for each database, in which each table has a folder for each generation that is being built.
+const RELOADS: &str = "reloads";
+
+/// Where a chain is.
+pub(super) struct Folders {
+    /// Its entries.
+    pub(super) entries: String,
+    /// The marks of its compactions.
+    pub(super) marks: String,
+}
+
+impl Folders {
+    /// Those of the chain of a table, whose folder is called so.
+    pub(super) fn of_table(table_folder: &str) -> Self {
+        Self { entries: format!("{TABLES}/{table_folder}"), marks: format!("{COMPACTIONS}/{table_folder}") }
+    }
+
+    /// Those of the chain of a generation that is being built.
+    pub(super) fn of_reload(table: &TableName, generation: u64) -> Self {
+        let folder = format!("{RELOADS}/{}/{generation}", table_folder(table));
+        Self { entries: format!("{folder}/entries"), marks: format!("{folder}/compactions") }
+    }
+}
+
 /// File systems allow 255 bytes to a name; longer names are cut and told apart by a hash.
 const FOLDER_BYTES_MAX: usize = 200;
 

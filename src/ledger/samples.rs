@@ -2,7 +2,7 @@
 
 use chrono::DateTime;
 
-use super::{Intent, Opened, Segment, SetAside, Snapshot, Standing, Unfinished};
+use super::{Intent, Opened, Reload, Segment, SetAside, Snapshot, Standing, Unfinished};
 use crate::change::batch::{Attempt, Prepared};
 use crate::change::{ChangeFile, TableName};
 use crate::config::{Mode, OnDelete, Order, TargetRules};
@@ -17,7 +17,7 @@ pub(crate) fn opening() -> Opening {
 }
 
 pub(crate) fn opened() -> Opened {
-    Opened { table: table(), generation: 1, order: Order::BestEffort, target: table() }
+    Opened { table: table(), generation: 1, order: Order::BestEffort, target: table(), cut_over_ms: None }
 }
 
 pub(crate) fn file(location: &str) -> FileEntry {
@@ -70,6 +70,10 @@ pub(crate) fn snapshot() -> Snapshot {
             files_vanished: 1,
             set_aside: vec![SetAside { file: file("i"), reason: "zero date".into() }],
             recent: [true, false].into(),
+            reload: Some(Reload { generation: 2, id: "r".into(), cut_over_ms: 40 }),
+            reloads: 2,
+            closed: true,
+            abandoned: false,
         },
     }
 }

@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
-use crate::change::{self, ChangeFile, FileId};
+use crate::change::{self, ChangeFile, FileId, FileKind};
 use crate::config::{Mode, TargetRules};
 use crate::error::{Error, Result};
 use crate::trial::planted::Planted;
 
-use super::entry::{Entry, FileEntry, FileKey, Intent, Opened, Segment, SetAside, Standing, damaged};
+use super::entry::{Entry, FileEntry, FileKey, Intent, Opened, Reload, Segment, SetAside, Standing, damaged};
 
 /// How many of the latest files [`State::set_aside_recently`] looks back on.
 pub const RECENT_FILES: usize = 100;
@@ -130,6 +130,40 @@ impl State {
         self.opened.as_ref().map(|opened| opened.generation)
     }
 
+    /// The generation that is being built beside this one.
+    pub fn reload(&self) -> Option<&Reload> {
+        self.standing.reload.as_ref()
+    }
+
+    /// Whether the file is to be carried here: of the changes since another generation began to be built both have
+    /// theirs, its load is its alone. Of what comes while that takes this one's place it is the heir.
+    pub(super) fn has(&self, file: &FileEntry) -> bool {
+        let is_of_next = |reload: &Reload| file.kind == FileKind::Load && file.is_since(reload.cut_over_ms);
+        self.opened.as_ref().is_none_or(|opened| opened.has(file))
+            && (self.is_outgoing() || !self.reload().is_some_and(is_of_next))
+    }
+
+    /// The highest number of a generation there ever was, be it that it was given up.
+    pub fn generations(&self) -> u64 {
+        self.generation().unwrap_or_default().max(self.standing.reloads)
+    }
+
+    /// Whether nothing may be begun any more in this chain, as another generation is about to take its place or it is
+    /// about to take that of another.
+    pub fn is_closed(&self) -> bool {
+        self.standing.closed
+    }
+
+    /// Whether another generation is about to take this one's place: what is not merged never will be.
+    pub fn is_outgoing(&self) -> bool {
+        self.standing.closed && self.standing.reload.is_some()
+    }
+
+    /// Whether the chain is that of a generation that was given up.
+    pub fn is_abandoned(&self) -> bool {
+        self.standing.abandoned
+    }
+
     /// Where a file stands; None: it may be claimed, or stands in a segment and was not looked up.
     pub fn file_state(&self, file: FileId) -> Option<FileState> {
         match self.files.get(&file) {
@@ -196,7 +230,8 @@ impl State {
     /// Files that left their source while the table was stopped and wait here until they are done: those whose
     /// intent was lost are among them again.
     pub fn held(&self) -> impl Iterator<Item = &ChangeFile> {
-        self.held.values().filter(|file| self.file_state(file.id()).is_none())
+        let is_waiting = |file: &&ChangeFile| self.file_state(file.id()).is_none() && self.has(&FileEntry::from(*file));
+        self.held.values().filter(is_waiting)
     }
 
     /// Whether this file waits here.
@@ -252,6 +287,9 @@ impl State {
             (_, None) => return Err("the chain does not begin with what opens it".into()),
             (_, Some(opened)) => opened,
         };
+        if self.standing.closed && entry.begins_something() && !Planted::ClosedIgnored.is_there() {
+            return Err("it begins something where the chain is closed".into());
+        }
         match entry {
             Entry::Opened(_) => Ok(()),
             Entry::Intent(intent) => self.check_intent(intent, opened.generation),
@@ -271,9 +309,43 @@ impl State {
                     || self.open_merge().is_some_and(|(open, _)| open == *merge);
                 known.then_some(()).ok_or_else(|| format!("it ends merge {merge}, which does not exist"))
             }
-            Entry::Compacted(snapshot) if snapshot.opened != *opened => Err("it compacts another chain".into()),
-            Entry::Compacted(_) => Ok(()),
+            Entry::Compacted(snapshot) if snapshot.opened == *opened => Ok(()),
+            Entry::Compacted(snapshot) => self.check_switch(&snapshot.opened, opened),
+            Entry::Reload(reload) => self.check_reload(reload, opened),
+            Entry::Closed => Ok(()),
+            Entry::Abandoned { generation } => self.check_abandoned(*generation, opened),
         }
+    }
+
+    /// The chain of a generation that was built takes the place of this one.
+    fn check_switch(&self, built: &Opened, opened: &Opened) -> Result<(), String> {
+        let Some(reload) = &self.standing.reload else { return Err("it compacts another chain".into()) };
+        let cut_over_ms = Some(reload.cut_over_ms);
+        if *built != (Opened { generation: reload.generation, cut_over_ms, ..opened.clone() }) {
+            return Err("it compacts another chain".into());
+        }
+        if !self.standing.closed || !self.open_intents.is_empty() || self.standing.open_merge.is_some() {
+            return Err(format!("it switches to generation {} while something is open", reload.generation));
+        }
+        Ok(())
+    }
+
+    fn check_reload(&self, reload: &Reload, opened: &Opened) -> Result<(), String> {
+        if let Some(open) = &self.standing.reload {
+            return Err(format!("it begins a generation while generation {} is built", open.generation));
+        }
+        if reload.generation <= opened.generation.max(self.standing.reloads) {
+            return Err(format!("it begins generation {} a second time", reload.generation));
+        }
+        Ok(())
+    }
+
+    fn check_abandoned(&self, generation: u64, opened: &Opened) -> Result<(), String> {
+        let is_built_here = opened.generation == generation && !self.standing.closed;
+        let is_built_beside = self.standing.reload.as_ref().is_some_and(|reload| reload.generation == generation);
+        (is_built_here || is_built_beside)
+            .then_some(())
+            .ok_or_else(|| format!("it gives up generation {generation}, which is not being built"))
     }
 
     fn check_intent(&self, intent: &Intent, generation: u64) -> Result<(), String> {
@@ -303,6 +375,9 @@ impl State {
     }
 
     fn check_merge(&self, merge: &MergeAttempt) -> Result<(), String> {
+        if self.is_outgoing() {
+            return Err("it begins a merge of a generation whose place another takes".into());
+        }
         if let Some((open, _)) = self.open_merge() {
             return Err(format!("it begins a merge while merge {open} is open"));
         }
@@ -356,6 +431,12 @@ impl State {
             }
             Entry::Merged { merge, counts } => self.take_merged(*merge, *counts),
             Entry::Compacted(snapshot) => *self = Self::compacted_at(number, snapshot),
+            Entry::Reload(reload) => {
+                self.standing.reload = Some(reload.clone());
+                self.standing.reloads = reload.generation;
+            }
+            Entry::Closed => self.standing.closed = true,
+            Entry::Abandoned { .. } => self.take_abandoned(),
         }
     }
 
@@ -378,6 +459,12 @@ impl State {
         if intent.prepared.rows == 0 {
             self.take_outcome(number, CommitOutcome::Committed);
         }
+    }
+
+    /// The chain that is given up is closed by it; the one beside which it was built goes on.
+    fn take_abandoned(&mut self) {
+        self.standing.abandoned = self.standing.reload.take().is_none();
+        self.standing.closed = self.standing.abandoned;
     }
 
     /// Ends an intent; of several outcomes the first counts.

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
 use crate::change::{ChangeFile, FileId, TableName};
 use crate::clock::Clock;
-use crate::config::Order;
+use crate::config::{Order, TargetRules};
 use crate::error::{Error, Result};
 use crate::trial::planted::Planted;
 
 use super::Ledger;
 use super::chain::{Chain, Written, next};
-use super::entry::{Entry, Envelope, FileEntry, FileKey, Intent, Opened, damaged};
+use super::entry::{Entry, Envelope, FileEntry, FileKey, Intent, Opened, Reload, damaged};
 use super::segment::Segments;
 use super::state::{FileState, State};
 
@@ -22,7 +22,7 @@ use super::state::{FileState, State};
 const LOST_RACES_MAX: u32 = 100;
 
 /// The generation a chain begins with.
-const FIRST_GENERATION: u64 = 1;
+pub const FIRST_GENERATION: u64 = 1;
 
 /// What the configuration says of a table that its chain must not contradict.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub struct Opening {
 pub enum Claim {
     /// The attempt's intent stands in the chain under this number; commit it.
     Taken(u64),
-    /// These files are claimed by others, or done; nothing was written. The attempt must never be committed.
+    /// These files are claimed by others, or done, or of another generation; nothing was written. The attempt must never be committed.
     Refused(Vec<FileId>),
 }
 
@@ -47,6 +47,10 @@ pub enum Claim {
 pub struct TableLedger {
     table: TableName,
     opening: Opening,
+    /// The generation that is being built in this chain; None where it is that of the table itself.
+    reload: Option<Reload>,
+    /// What the generation before keeps of the changes: the same holds for the one that is being built.
+    rules_before: Option<TargetRules>,
     pub(super) chain: Chain,
     pub(super) segments: Segments,
     pub(super) state: State,
@@ -56,7 +60,7 @@ pub struct TableLedger {
 }
 
 /// What a step makes of the state at the head.
-enum Step<T> {
+pub(super) enum Step<T> {
     /// It is done, and this is the answer.
     Done(T),
     /// This entry must come next; then the step looks again.
@@ -64,11 +68,19 @@ enum Step<T> {
 }
 
 impl TableLedger {
-    pub(super) async fn open(ledger: &Ledger, table: &TableName, opening: Opening) -> Result<Self> {
+    pub(super) async fn open(
+        ledger: &Ledger,
+        table: &TableName,
+        opening: Opening,
+        reload: Option<Reload>,
+        rules_before: Option<TargetRules>,
+    ) -> Result<Self> {
         let mut opened = Self {
             table: table.clone(),
             opening,
-            chain: ledger.chain(table),
+            chain: ledger.chain_of(table, reload.as_ref()),
+            reload,
+            rules_before,
             segments: ledger.segments(table),
             state: State::default(),
             clock: Arc::clone(&ledger.clock),
@@ -87,7 +99,43 @@ impl TableLedger {
 
     /// The generation that files belong to now.
     pub fn generation(&self) -> u64 {
-        self.state.generation().unwrap_or(FIRST_GENERATION)
+        self.state.generation().unwrap_or(self.opened().generation)
+    }
+
+    pub(super) fn table(&self) -> &TableName {
+        &self.table
+    }
+
+    pub(super) fn fresh_id(&self) -> String {
+        self.clock.fresh_id().to_string()
+    }
+
+    pub(super) fn now_ms(&self) -> i64 {
+        self.clock.now().timestamp_millis()
+    }
+
+    /// The table's name at the sink.
+    pub fn target(&self) -> &TableName {
+        &self.opening.target
+    }
+
+    /// What the target keeps of the changes; None before the first intent of the first generation.
+    pub fn rules(&self) -> Option<&TargetRules> {
+        self.state.rules().or(self.rules_before.as_ref())
+    }
+
+    /// Whether the chain is that of a generation that is being built.
+    pub fn is_reload(&self) -> bool {
+        self.reload.is_some()
+    }
+
+    /// Whether the file is to be carried here; one that is not is done with.
+    pub fn has(&self, file: &ChangeFile) -> bool {
+        let file = FileEntry::from(file);
+        match self.state.opened() {
+            Some(_) => self.state.has(&file),
+            None => self.opened().has(&file),
+        }
     }
 
     /// Reads to the head.
@@ -143,20 +191,22 @@ impl TableLedger {
     /// then be found among [`State::open_intents`], or be claimed again as it is.
     pub async fn claim(&mut self, intent: Intent) -> Result<Claim> {
         let files: Vec<FileKey> = intent.files.iter().map(FileKey::from).collect();
+        let (first, before) = (self.opened().generation, self.rules_before.clone());
         self.advance(&files, |state| {
             if let Some(number) = state.intent_number(&intent.attempt.id) {
                 return Ok(Step::Done(Claim::Taken(number)));
             }
-            let generation = state.generation().unwrap_or(FIRST_GENERATION);
+            demand_open(state)?;
+            let generation = state.generation().unwrap_or(first);
             if intent.generation != generation {
                 return Err(Error::fenced(format!(
                     "the batch is of generation {}, the table is at {generation}",
                     intent.generation
                 )));
             }
-            demand_rules(state, &intent)?;
-            let ids = intent.files.iter().map(|file| file.id);
-            let refused: Vec<FileId> = ids.filter(|id| state.file_state(*id).is_some()).collect();
+            demand_rules(state.rules().or(before.as_ref()), &intent)?;
+            let is_refused = |file: &&FileEntry| state.file_state(file.id).is_some() || !state.has(file);
+            let refused: Vec<FileId> = intent.files.iter().filter(is_refused).map(|file| file.id).collect();
             if refused.is_empty() || Planted::ClaimUnchecked.is_there() {
                 Ok(Step::Write(Entry::Intent(Box::new(intent.clone()))))
             } else {
@@ -236,6 +286,9 @@ impl TableLedger {
             if let Some((number, merge)) = state.open_merge() {
                 return Ok(Step::Done(Some((number, merge.clone()))));
             }
+            if state.is_outgoing() {
+                return Ok(Step::Done(None));
+            }
             let waiting: Vec<(&Attempt, u64)> = state.unmerged().take(batches_max).collect();
             let times = waiting.iter().map(|(attempt, _)| attempt.loaded_at);
             let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
@@ -266,13 +319,20 @@ impl TableLedger {
     async fn end_file(&mut self, file: &FileEntry, entry: impl Fn() -> Entry) -> Result<FileState> {
         self.advance(&[FileKey::from(file)], |state| match state.file_state(file.id) {
             Some(first) => Ok(Step::Done(first)),
-            None => Ok(Step::Write(entry())),
+            None => {
+                demand_open(state)?;
+                Ok(Step::Write(entry()))
+            }
         })
         .await
     }
 
     /// Takes a step, which is about these files: see the head of this file.
-    async fn advance<T>(&mut self, files: &[FileKey], decide: impl Fn(&State) -> Result<Step<T>>) -> Result<T> {
+    pub(super) async fn advance<T>(
+        &mut self,
+        files: &[FileKey],
+        decide: impl Fn(&State) -> Result<Step<T>>,
+    ) -> Result<T> {
         self.read_on().await?;
         let mut lost_races = 0;
         while lost_races < LOST_RACES_MAX {
@@ -333,7 +393,13 @@ impl TableLedger {
 
     pub(super) fn opened(&self) -> Opened {
         let Opening { order, target } = self.opening.clone();
-        Opened { table: self.table.clone(), generation: FIRST_GENERATION, order, target }
+        Opened {
+            table: self.table.clone(),
+            generation: self.reload.as_ref().map_or(FIRST_GENERATION, |reload| reload.generation),
+            order,
+            target,
+            cut_over_ms: self.reload.as_ref().map(|reload| reload.cut_over_ms),
+        }
     }
 
     /// Demands that the chain was opened as the configuration has it, if it was opened.
@@ -366,9 +432,22 @@ pub(super) fn demand_table(state: &State, table: &TableName) -> Result<()> {
     }
 }
 
+/// Demands that something may be begun.
+fn demand_open(state: &State) -> Result<()> {
+    if !state.is_closed() || Planted::ClosedIgnored.is_there() {
+        return Ok(());
+    }
+    if state.is_abandoned() {
+        return Err(Error::retry("the generation was given up while it was built")
+            .hint("`freshet reload TABLE --abandon` once more ends that"));
+    }
+    Err(Error::retry("the table is being switched to a new generation")
+        .hint("`freshet reload TABLE --complete` does that; where it was broken off, run it again"))
+}
+
 /// Demands that an intent keeps what the chain's first intent kept.
-fn demand_rules(state: &State, intent: &Intent) -> Result<()> {
-    match state.rules() {
+fn demand_rules(begun: Option<&TargetRules>, intent: &Intent) -> Result<()> {
+    match begun {
         Some(begun) if !begun.same_as(&intent.rules) => {
             Err(Error::user(format!("the table was begun as {begun}, and is now {}", intent.rules))
                 .hint("undo the change, or begin anew with another `ledger` and `target`"))

@@ -21,6 +21,7 @@ mod chains;
 mod compaction;
 mod race;
 mod rebuild;
+mod reload;
 
 const SINK: &str = "Delta tables in /data/lake";
 

@@ -130,7 +130,8 @@ impl TableRun {
         }
         let intent = Intent {
             attempt,
-            generation: self.ledger.generation(),
+            // That of its rows: the table may have been switched to another since they were made.
+            generation: self.transform.read.cdc.generation,
             files: files.iter().map(FileEntry::from).collect(),
             prepared: prepared.clone(),
             transform: self.transform.fingerprint(),
@@ -219,7 +220,7 @@ impl TableRun {
             on_delete: self.config.on_delete,
         };
         let first = groups.first().map(of).ok_or_else(|| Error::bug("a batch without groups"))?;
-        let begun = self.ledger.state().rules().unwrap_or(&first);
+        let begun = self.ledger.rules().unwrap_or(&first);
         for rules in groups.iter().map(of) {
             if !rules.same_as(begun) {
                 return Err(Error::user(format!("the table was begun as {begun}, and is now {rules}"))

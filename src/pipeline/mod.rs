@@ -15,7 +15,7 @@ use crate::change::{ChangeFile, FileId, TableName};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Reload};
 use crate::pipeline::memory::SharedMemory;
 use crate::pipeline::report::{Observer, Progress, TableReport};
 use crate::pipeline::table_run::{Merging, TableRun};
@@ -24,6 +24,7 @@ use crate::source::Delivery;
 
 pub mod carry;
 pub mod memory;
+pub mod reload;
 pub mod report;
 pub mod rows;
 pub mod setup;
@@ -31,6 +32,15 @@ pub mod table_run;
 
 /// Staging files together may be this many times as large as one file may be.
 const STAGED_FILES_MAX: u64 = 8;
+
+/// Which generation of a table files are carried into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lane {
+    /// The present one.
+    Present,
+    /// This one, which is being built beside it.
+    Reload(Reload),
+}
 
 /// Everything a table needs to run; cheap to clone.
 #[derive(Clone)]
@@ -49,6 +59,8 @@ pub struct Pipeline {
     pub memory: Arc<SharedMemory>,
     /// Who is told.
     pub observer: Arc<dyn Observer>,
+    /// Which generation of its tables it carries.
+    pub lane: Lane,
     /// Cancelled when the program is asked to end: batches under way are finished, no new one is begun.
     pub shutdown: CancellationToken,
 }

@@ -11,43 +11,64 @@ use crate::catalog::table::ReadRules;
 use crate::change::TableName;
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
-use crate::ledger::{Opening, TableLedger};
-use crate::pipeline::Pipeline;
+use crate::ledger::{Opening, Reload, TableLedger};
+use crate::pipeline::{Lane, Pipeline};
 use crate::transform::planned::Transform;
 use crate::transform::rules::Wanted;
 use crate::transform::{query, session as transform_session};
 
-/// The generation changes belong to before any reload.
-const FIRST_GENERATION: u64 = 1;
+/// So many characters of a reload's id tell its tables from another's.
+const RELOAD_ID_CHARS: usize = 8;
 
 /// The table's transform, not yet planned.
 ///
 /// # Errors
 /// [`User`](crate::error::Kind::User) where its SQL file cannot be read.
-pub fn transform(config: &Config, table: &TableName, table_config: &TableConfig) -> Result<Transform> {
+pub fn transform(config: &Config, table: &TableName, table_config: &TableConfig, generation: u64) -> Result<Transform> {
     Ok(Transform {
         table: table.clone(),
         query: query::find(config, table, table_config)?,
         wanted: Wanted { key: table_config.key.clone(), mode: table_config.mode },
         delete_when: table_config.delete_when.clone(),
-        read: read_rules(table_config),
+        read: read_rules(table_config, generation),
     })
 }
 
-/// The table's chain, as the configuration wants it.
+/// The chain of the table's generation that the pipeline carries, as the configuration wants it.
 ///
 /// # Errors
 /// [`User`](crate::error::Kind::User) where it is damaged, or was begun otherwise.
 pub async fn table_ledger(pipeline: &Pipeline, table: &TableName, config: &TableConfig) -> Result<TableLedger> {
     let opening = Opening { order: config.order, target: pipeline.config.target_name(table, config) };
-    pipeline.ledger.table(table, opening).await
+    let present = pipeline.ledger.table(table, opening.clone()).await?;
+    let Lane::Reload(reload) = &pipeline.lane else { return Ok(present) };
+    if present.state().reload() != Some(reload) {
+        return Err(not_built(reload).in_table(table));
+    }
+    let target = reload_target(&opening.target, reload);
+    let rules = present.state().rules().cloned();
+    pipeline.ledger.reload(table, Opening { target, ..opening }, reload.clone(), rules).await
+}
+
+/// The error where another generation than this is being built by now, or none.
+pub(super) fn not_built(reload: &Reload) -> Error {
+    Error::user(format!("generation {} is not being built any more", reload.generation))
+        .hint("another process has switched to it, or given it up: `freshet ledger` shows which")
+}
+
+/// Where a generation is built: a table beside the one whose place it will take. An id begins with its time, so that its
+/// end tells it from others.
+fn reload_target(target: &TableName, reload: &Reload) -> TableName {
+    let digits: Vec<char> = reload.id.chars().filter(char::is_ascii_alphanumeric).collect();
+    let id: String = digits[digits.len().saturating_sub(RELOAD_ID_CHARS)..].iter().collect();
+    TableName::new(&target.database, format!("{}__reload_{}_{id}", target.table, reload.generation))
 }
 
 /// How the table's files are read.
-pub fn read_rules(table_config: &TableConfig) -> ReadRules {
+pub fn read_rules(table_config: &TableConfig, generation: u64) -> ReadRules {
     ReadRules {
         cdc: CdcRules {
-            generation: FIRST_GENERATION,
+            generation,
             order: table_config.order,
             timestamp_column: table_config.timestamp_column.clone(),
         },

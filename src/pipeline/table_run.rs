@@ -101,8 +101,8 @@ impl TableRun {
     /// Whatever stops the table from the start.
     pub async fn open(pipeline: Pipeline, table: &TableName, runtime: Arc<RuntimeEnv>) -> Result<Self> {
         let config = pipeline.config.table(table).ok_or_else(|| Error::bug("an unlisted table was run"))?.clone();
-        let transform = setup::transform(&pipeline.config, table, &config)?;
         let ledger = setup::table_ledger(&pipeline, table, &config).await?;
+        let transform = setup::transform(&pipeline.config, table, &config, ledger.generation())?;
         let session = setup::session(runtime, &table.database);
         let known = ledger.state().source_columns().to_vec();
         Ok(Self {
@@ -140,6 +140,7 @@ impl TableRun {
         self.pending.clear();
         self.claimed.clear();
         self.left.clear();
+        self.follow_generation();
         self.admit(files.into_iter().collect()).await?;
         let outcome = self.carry_all(merging, report).await;
         let outcome = match merging {
@@ -163,8 +164,26 @@ impl TableRun {
         }
     }
 
-    /// Sorts files, each once, by what the chain says of them.
+    /// Where the table was switched to a new generation since, what comes belongs to that; whether it was.
+    fn follow_generation(&mut self) -> bool {
+        let generation = &mut self.transform.read.cdc.generation;
+        let is_switched = *generation != self.ledger.generation();
+        if is_switched {
+            *generation = self.ledger.generation();
+            self.plans.clear();
+        }
+        is_switched
+    }
+
+    /// Sorts files, each once, by what the chain says of them. Those of another generation are done with.
     async fn admit(&mut self, files: Vec<ChangeFile>) -> Result<()> {
+        let (files, others): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| self.ledger.has(file));
+        if !others.is_empty() {
+            let (count, generation) = (others.len(), self.ledger.generation());
+            let note = format!("{count} files are of another generation than {generation}, and passed over");
+            self.tell(&Progress::Note { table: &self.table, note: &note });
+            self.finished.extend(others.iter().map(ChangeFile::id));
+        }
         let keys: Vec<FileKey> = files.iter().map(FileKey::from).collect();
         self.ledger.recall(&keys).await?;
         let state = self.ledger.state();
@@ -197,6 +216,12 @@ impl TableRun {
             while let Some(batch) = self.waiting.pop_front() {
                 if self.pipeline.shutdown.is_cancelled() {
                     return Ok(());
+                }
+                if self.follow_generation() {
+                    let waiting = std::iter::once(batch).chain(self.waiting.drain(..));
+                    let files = waiting.flat_map(|batch| batch.files).collect();
+                    self.admit(files).await?;
+                    break;
                 }
                 self.carry(batch.files, report).await?;
                 if merging == Merging::Now && self.unmerged_rows > UNMERGED_ROWS_MAX {
@@ -264,12 +289,13 @@ impl TableRun {
     pub(super) fn target(&self, rules: &TargetRules) -> Target {
         Target {
             source: self.table.clone(),
-            name: self.pipeline.config.target_name(&self.table, &self.config),
+            name: self.ledger.target().clone(),
             mode: rules.mode,
             key: rules.key.clone(),
             on_delete: rules.on_delete,
             storage: self.config.storage.clone(),
             descriptions: self.descriptions.clone(),
+            generation: self.ledger.generation(),
         }
     }
 

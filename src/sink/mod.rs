@@ -35,6 +35,8 @@ pub struct Target {
     pub storage: StorageConfig,
     /// What output columns mean, by name, for people.
     pub descriptions: BTreeMap<String, String>,
+    /// The generation whose changes it has, or is to have.
+    pub generation: u64,
 }
 
 /// Rows for a sink: the columns handed to [`Sink::prepare`], then `_cdc_file_id` (Binary, 16 bytes).
@@ -90,6 +92,17 @@ pub trait Sink: Send + Sync {
 
     /// Whether merges take this machine's memory and processors, rather than another's.
     fn merges_here(&self) -> bool;
+
+    /// Gives this target's tables the columns of those in which a generation was built, so that the rows of that fit.
+    async fn fit(&self, built: &Target, target: &Target, session: &SessionContext) -> Result<()>;
+
+    /// Puts the final rows and tombstones of a generation that was built in another target in the place of this
+    /// target's: readers see all of them or none. May be repeated until the first merge after it. A merge of an earlier
+    /// generation changes nothing from then on.
+    async fn switch(&self, built: &Target, reload: &str, target: &Target, session: &SessionContext) -> Result<()>;
+
+    /// Deletes the tables of a target in which a generation was built; those that are gone are no failure.
+    async fn discard(&self, built: &Target) -> Result<()>;
 
     /// How many rows each of the target's tables has, by name; none where it does not exist yet.
     async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>>;

@@ -21,7 +21,7 @@ macro_rules! failpoints {
     ($($(#[$doc:meta])* $constant:ident $name:literal)*) => {
         $($(#[$doc])* pub const $constant: Failpoint = Failpoint($name);)*
 
-        /// All of them, in the order in which a run comes to them.
+        /// All of them, in the order in which one comes to them.
         pub const ALL: &[Failpoint] = &[$($constant),*];
     };
 }
@@ -53,10 +53,26 @@ failpoints! {
     COMPACTED "compacted"
     /// The compaction is marked; nothing is deleted.
     COMPACTION_MARKED "compaction_marked"
+    /// The present generation is closed, the one being built is not.
+    GENERATION_CLOSED "generation_closed"
+    /// Both are closed; the targets are as before.
+    RELOAD_CLOSED "reload_closed"
+    /// The targets have the new generation; the ledger has the present one.
+    SWITCH_BEGINS "switch_begins"
+    /// The new generation is the present one in the ledger, unmarked.
+    SWITCHED "switched"
     /// All is done, and the source was not told.
     ACKNOWLEDGE_BEGINS "acknowledge_begins"
     /// The source was told.
     ACKNOWLEDGED "acknowledged"
+}
+
+/// Those that only a reload comes to.
+pub const OF_A_RELOAD: [Failpoint; 4] = [GENERATION_CLOSED, RELOAD_CLOSED, SWITCH_BEGINS, SWITCHED];
+
+/// Those that every run comes to which has enough to do.
+pub fn of_a_run() -> impl Iterator<Item = Failpoint> {
+    ALL.iter().copied().filter(|failpoint| !OF_A_RELOAD.contains(failpoint))
 }
 
 /// The one that is armed, and the signal it sends.

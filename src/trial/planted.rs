@@ -26,6 +26,10 @@ pub(crate) enum Planted {
     CompactionForgetsIntents,
     /// A compaction forgets the files that are done with.
     CompactionForgetsFiles,
+    /// A file's generation is not asked after: what belongs to the one before is carried into the next.
+    CutOverIgnored,
+    /// Something is begun in a generation although another is about to take its place.
+    ClosedIgnored,
     /// A key update is not split.
     KeyUpdateWhole,
     /// The sink takes an older change over a newer one.
@@ -34,6 +38,9 @@ pub(crate) enum Planted {
     /// The sink lets a late change bring a deleted row back.
     #[cfg(test)]
     TombstoneIgnored,
+    /// The sink lets a merge of the generation before change rows of the next.
+    #[cfg(test)]
+    GenerationUnchecked,
     /// The sink commits one stream of a batch after the other.
     #[cfg(test)]
     CommitInParts,

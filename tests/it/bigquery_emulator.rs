@@ -89,6 +89,7 @@ impl Bench {
                 ..StorageConfig::default()
             },
             descriptions: BTreeMap::from([("Note".to_owned(), "what was said".to_owned())]),
+            generation: 1,
         };
         let sink = sink(&warehouse, LOCATION, Create::Auto);
         let began = DateTime::from_timestamp(1_700_000_000, 0).unwrap();

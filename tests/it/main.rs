@@ -31,6 +31,7 @@ mod production;
 mod query;
 mod readme;
 mod rebuild;
+mod reload;
 mod s3;
 mod sqs;
 mod strict_bigquery_rules;

@@ -121,7 +121,8 @@ fn ledger_shows_each_tables_standing_and_says_where_a_chain_is_damaged() {
     let shown = freshet(scene.folder(), &["ledger"]).exits(0).stdout();
     let line = shown.lines().find(|line| line.starts_with("shop.orders ")).unwrap();
     let cells: Vec<&str> = line.split_whitespace().collect();
-    assert_eq!(cells[2..], [&FILES.to_string(), &(FILES * 3).to_string(), "0", "0", "0", "0", "nothing"], "{shown}");
+    assert_eq!(cells[1], "1", "the generation: {shown}");
+    assert_eq!(cells[3..], [&FILES.to_string(), &(FILES * 3).to_string(), "0", "0", "0", "0", "nothing"], "{shown}");
     assert!(shown.contains("of delta "), "{shown}");
     freshet(scene.folder(), &["ledger", "shop.users"]).exits(1).tells(&["the ledger has no table `shop.users`"]);
     let before = files_below(&scene.path("out"));
@@ -149,7 +150,7 @@ fn wrong_usage_exits_2_and_says_how_it_goes() {
 #[test]
 fn help_goes_to_stdout_and_lists_the_verbs_that_there_are() {
     let help = freshet(Scene::empty().folder(), &["--help"]).exits(0).stdout();
-    for verb in ["run", "backfill", "query", "check", "show", "ledger"] {
+    for verb in ["run", "backfill", "reload", "query", "check", "show", "ledger"] {
         assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{verb} "))), "{help}");
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::model::{Arrival, History, Later, key_updates, log_rows};
+use super::model::{Arrival, History, Later, Reload, key_updates, log_rows};
 use super::{Story, World};
 use crate::change::{FileId, TableName};
 use crate::ledger::{FileState, State};
@@ -23,16 +23,36 @@ pub(super) async fn audit(world: &World, history: &History) -> Result<Story, Str
     }
     let mut trace = DefaultHasher::new();
     for (table, certain) in &history.finals {
+        let reload = history.reloads.get(table);
         let files: Vec<&Arrival> = history.files.iter().filter(|file| file.table == *table).collect();
-        let ids: Vec<FileId> = files.iter().flat_map(|file| versions(world, file)).map(|(_, id)| id).collect();
+        let load: Vec<(String, &str, FileId)> = reload.into_iter().filter_map(|reload| load(world, reload)).collect();
+        let ids = files.iter().flat_map(|file| versions(world, file)).map(|(_, id)| id);
+        let ids: Vec<FileId> = ids.chain(load.iter().map(|(_, _, id)| *id)).collect();
         let state = &world.state_with(table, &ids).await;
+        let generation = if reload.is_some() { 2 } else { 1 };
+        if state.generation() != Some(generation) {
+            return Err(format!("{table}: it is of generation {:?}, not of {generation}", state.generation()));
+        }
+        let all = &files;
+        let files: Vec<&Arrival> = all.iter().copied().filter(|file| is_of(file, reload)).collect();
         if !state.set_aside().is_empty() {
             return Err(format!("{table}: files were set aside: {:?}", state.set_aside()));
         }
-        let (expected_log, uncertain, vanished) = expected(world, state, &files)?;
+        let (mut expected_log, uncertain, vanished) = expected(world, state, &files, reload.is_some())?;
+        for (location, text, id) in &load {
+            if has_rows(state, *id) != Some(true) {
+                return Err(format!("{location}, the load, is not done"));
+            }
+            expected_log.extend(log_rows(location, text));
+        }
+        expected_log.sort_unstable();
         story.vanished += vanished;
+        story.reloads += u64::from(reload.is_some());
         let tables = world.tables.lock().unwrap();
-        let (log, finals) = (tables.log(&table.to_string()), tables.finals(&table.to_string()));
+        let (log, finals) = (tables.log(&table.to_string(), generation), tables.finals(&table.to_string()));
+        if reload.is_some() {
+            demand_once(table, &tables.log(&table.to_string(), 1), world, all)?;
+        }
         if log != expected_log {
             return Err(format!("{table}: the log has {}", difference(&expected_log, &log)));
         }
@@ -55,17 +75,57 @@ pub(super) async fn audit(world: &World, history: &History) -> Result<Story, Str
     Ok(story)
 }
 
+/// The load's location, text and identity; None where it has no file.
+fn load<'a>(world: &World, reload: &'a Reload) -> Option<(String, &'a str, FileId)> {
+    let (key, text) = reload.load.as_ref()?;
+    let location = format!("s3://cdc-files/{key}");
+    let id = FileId::new(&location, &world.versions.lock().unwrap()[&(key.clone(), text.clone())]);
+    Some((location, text, id))
+}
+
+/// Whether a file is of the last generation.
+fn is_of(file: &Arrival, reload: Option<&Reload>) -> bool {
+    reload.is_none_or(|reload| file.moment_ms >= reload.cut_over_ms)
+}
+
+/// Demands that no row of the generation before is in the log more often than files have it.
+fn demand_once(table: &TableName, log: &[String], world: &World, files: &[&Arrival]) -> Result<(), String> {
+    let has = |file: &&Arrival| -> Vec<String> {
+        versions(world, file).iter().flat_map(|(text, _)| log_rows(&file.location(), text)).collect()
+    };
+    let mut rest: Vec<String> = files.iter().flat_map(has).collect();
+    for row in log {
+        let Some(at) = rest.iter().position(|other| other == row) else {
+            return Err(format!("{table}: the log has {row} once too often"));
+        };
+        rest.swap_remove(at);
+    }
+    Ok(())
+}
+
 fn count(each: impl Iterator<Item = usize>) -> u64 {
     each.sum::<usize>() as u64
 }
 
 /// The rows that the log must have, the final rows of files that may vanish, and how many of those did.
-fn expected(world: &World, state: &State, files: &[&Arrival]) -> Result<(Vec<String>, Vec<String>, u64), String> {
+fn expected(
+    world: &World,
+    state: &State,
+    files: &[&Arrival],
+    reloaded: bool,
+) -> Result<(Vec<String>, Vec<String>, u64), String> {
     let (mut log, mut finals, mut vanished) = (Vec::new(), Vec::new(), 0);
     for file in files {
         let location = file.location();
         for (text, id) in versions(world, file) {
-            let Some(has_rows) = has_rows(state, id) else {
+            // What vanished before the new generation's files were listed is unknown to it.
+            let is_gone = match &file.later {
+                Later::Stays => false,
+                Later::Deleted(_) => true,
+                Later::Overwritten(_, later) => text != later,
+            };
+            let has_rows = has_rows(state, id).or((reloaded && is_gone).then_some(false));
+            let Some(has_rows) = has_rows else {
                 return Err(format!("{location} with the text {text:?} is not done"));
             };
             if !has_rows && file.later == Later::Stays {

@@ -28,10 +28,12 @@ use crate::daemon::{Daemon, Pace, tables_at_once};
 use crate::error::{Error, Kind};
 use crate::ledger::{FileKey, Ledger, Opening, State};
 use crate::observe::progress::Lines;
+use crate::pipeline::reload::Losses;
 use crate::pipeline::report::{Observer, Progress};
 use crate::pipeline::tests::fake;
-use crate::pipeline::{Pipeline, memory_of};
-use crate::source::sqs::fake::{FakeQueue, event};
+use crate::pipeline::{Lane, Pipeline, memory_of};
+use crate::source::Delivery;
+use crate::source::sqs::fake::{self as sqs_fake, FakeQueue, event};
 use crate::trial::dice::Dice;
 use crate::trial::life::Life;
 
@@ -41,7 +43,7 @@ mod seeds;
 mod sink;
 pub(crate) mod store;
 
-use model::{Arrival, HOURS, History, Later};
+use model::{Arrival, HOURS, History, Later, Reload};
 use sink::{LivedSink, Tables};
 use store::{Below, LivedStore};
 
@@ -151,7 +153,7 @@ fn config(history: &History, queries: &Path, dice: &mut Dice) -> Config {
     history.finals.keys().for_each(|table| fake::list(&mut config, table.clone()));
     config.pipeline.error_threshold = 1.0;
     config.pipeline.limits.files_max = usize::try_from(1 + dice.below(5)).unwrap();
-    config.pipeline.ledger_entries_max = 3 + dice.below(40);
+    config.pipeline.ledger_entries_max = 2 + dice.below(12);
     config.pipeline.merge_every = Duration::from_secs(1 + dice.below(120));
     config
 }
@@ -219,28 +221,36 @@ impl World {
         }
     }
 
-    /// A daemon, until it dies or its ledger cannot be opened.
-    async fn live(&self, life: Arc<Life>) {
+    /// All that a life carries files with, and the store of the files; None where the ledger cannot be opened.
+    async fn pipeline(&self, life: &Arc<Life>) -> Option<(Pipeline, Arc<dyn ObjectStore>)> {
         let store = |inner: &Arc<InMemory>| -> Arc<dyn ObjectStore> {
-            let (inner, life, below) = (Arc::clone(inner), Arc::clone(&life), Arc::clone(&self.below));
+            let (inner, life, below) = (Arc::clone(inner), Arc::clone(life), Arc::clone(&self.below));
             Arc::new(LivedStore { inner, life, below })
         };
         let (right, begun) = (Arc::clone(&self.clock), Instant::now());
-        let lived: Arc<dyn Clock> = Arc::new(LivedClock { right, begun, life: Arc::clone(&life) });
+        let lived: Arc<dyn Clock> = Arc::new(LivedClock { right, begun, life: Arc::clone(life) });
         let clock = || Arc::clone(&lived);
-        let Ok(ledger) = Ledger::on(store(&self.ledgers), "ledger", "simulated", clock()).await else { return };
+        let ledger = Ledger::on(store(&self.ledgers), "ledger", "simulated", clock()).await.ok()?;
         let files = store(&self.files);
-        let source = Arc::new(self.queue.lived(&life).source(Arc::clone(&files), clock()).await);
         let pipeline = Pipeline {
+            lane: Lane::Present,
             memory: memory_of(&self.config, tables_at_once(&self.config)),
-            opener: Opener::new(files, Staging::new(ROOMY)),
+            opener: Opener::new(Arc::clone(&files), Staging::new(ROOMY)),
             config: Arc::clone(&self.config),
-            sink: Arc::new(LivedSink { tables: Arc::clone(&self.tables), life: Arc::clone(&life) }),
+            sink: Arc::new(LivedSink { tables: Arc::clone(&self.tables), life: Arc::clone(life) }),
             ledger,
             clock: clock(),
             observer: Arc::new(Witness(Arc::clone(&self.wrongs))),
             shutdown: tokio_util::sync::CancellationToken::new(),
         };
+        Some((pipeline, files))
+    }
+
+    /// A daemon, until it dies or its ledger cannot be opened.
+    async fn live(&self, life: Arc<Life>) {
+        let Some((pipeline, files)) = self.pipeline(&life).await else { return };
+        let clock = Arc::clone(&pipeline.clock);
+        let source = Arc::new(self.queue.lived(&life).source(files, clock).await);
         let ended = Box::pin(Daemon::new(pipeline, source, Pace::default()).run()).await;
         match ended {
             // Nobody tells it to end.
@@ -266,6 +276,99 @@ impl World {
             life.end();
             tokio::time::sleep(Duration::from_secs(1 + dice.below(90))).await;
         }
+    }
+
+    /// Somebody compacts chains at any moment, as a daemon does that has just carried a batch.
+    async fn compact_on(self: Arc<Self>, mut dice: Dice) {
+        while self.begun.elapsed() < CALM_AFTER {
+            tokio::time::sleep(Duration::from_secs(1 + dice.below(60))).await;
+            let life = Arc::new(Life::hard(&mut dice));
+            let compact = async {
+                let Some((pipeline, _)) = self.pipeline(&life).await else { return };
+                for (table, config) in &self.config.tables {
+                    let opening = Opening { order: config.order, target: self.config.target_name(table, config) };
+                    let Ok(mut chain) = pipeline.ledger.table(table, opening).await else { continue };
+                    if let Err(error) = chain.compact_above(1 + life.below(10)).await {
+                        Witness(Arc::clone(&self.wrongs)).hear(&error);
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = life.death() => {}
+                () = compact => {}
+            }
+            life.end();
+        }
+    }
+
+    /// A table is loaded anew, by people whose commands are killed and who give them again.
+    async fn reload(self: Arc<Self>, table: TableName, plan: Reload, mut dice: Dice) {
+        tokio::time::sleep(plan.begins_after).await;
+        let begin =
+            async |pipeline: Pipeline| pipeline.begin_reload(&table, Some(plan.cut_over_ms)).await.map(|_| true);
+        self.insist(&mut dice, begin).await;
+        tokio::time::sleep(plan.loads_after).await;
+        if let Some((key, text)) = &plan.load {
+            let told = self.put(key, text).await;
+            self.queue.send(&[told]);
+        }
+        tokio::time::sleep(plan.completed_after).await;
+        let completions = (0..plan.people).map(|_| {
+            let (world, table, plan) = (Arc::clone(&self), table.clone(), plan.clone());
+            let mut dice = Dice::new(dice.below(u64::MAX));
+            async move {
+                let complete = async |pipeline: Pipeline| world.complete(&pipeline, &table, plan.cut_over_ms).await;
+                world.insist(&mut dice, complete).await;
+            }
+        });
+        futures::future::join_all(completions.collect::<Vec<_>>()).await;
+    }
+
+    /// Gives a command, in one life after the other, until it says that it is done.
+    async fn insist(&self, dice: &mut Dice, command: impl AsyncFn(Pipeline) -> crate::error::Result<bool>) {
+        loop {
+            if self.begun.elapsed() > DONE_WITHIN {
+                self.wrongs.lock().unwrap().push("a command was given again and again and never done".into());
+                return;
+            }
+            let calm = self.begun.elapsed() >= CALM_AFTER;
+            let life = Arc::new(if calm { Life::easy() } else { Life::hard(dice) });
+            let run = async {
+                match self.pipeline(&life).await {
+                    Some((pipeline, _)) => command(pipeline).await,
+                    None => Ok(false),
+                }
+            };
+            let ended = tokio::select! {
+                biased;
+                () = life.death() => Ok(false),
+                ended = run => ended,
+            };
+            self.fortunes.lock().unwrap().add(&life);
+            life.end();
+            match ended {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => Witness(Arc::clone(&self.wrongs)).hear(&error),
+            }
+            tokio::time::sleep(Duration::from_secs(1 + dice.below(600))).await;
+        }
+    }
+
+    /// Completes the reload of a table, as `freshet reload --complete` does.
+    async fn complete(&self, pipeline: &Pipeline, table: &TableName, since_ms: i64) -> crate::error::Result<bool> {
+        let Some(reload) = pipeline.reload_of(table).await? else { return Ok(true) };
+        assert_eq!(reload.cut_over_ms, since_ms);
+        let carry = async || {
+            let files = sqs_fake::listed(&self.files).await;
+            let files = files.into_iter().filter(|file| file.table == *table).collect();
+            let delivery = Delivery { files, receipt: "a listing".into() };
+            let (report, _) = pipeline.for_reload(&reload).run(&[delivery], vec![table.clone()]).await?;
+            Ok(report.tables.values().all(|table| table.stopped.is_none() && table.left.is_empty()))
+        };
+        // Files vanish as they like.
+        pipeline.complete_reload(table, &reload, Losses::Accepted, carry).await
     }
 
     async fn ledger(&self) -> Ledger {
@@ -317,6 +420,7 @@ struct Story {
     vanished: u64,
     overwritten: u64,
     key_updates: u64,
+    reloads: u64,
     /// A hash of what the sink has in the end, of each chain's length and of what happened on the way, to see whether a
     /// seed replays alike.
     trace: u64,
@@ -341,6 +445,15 @@ fn simulate(seed: u64) -> Result<Story, String> {
             let dice = Dice::new(dice.below(u64::MAX));
             tokio::spawn(Arc::clone(&world).live_on(dice));
         }
+        if dice.below(2) == 0 {
+            let dice = Dice::new(dice.below(u64::MAX));
+            tokio::spawn(Arc::clone(&world).compact_on(dice));
+        }
+        let reloads = history.reloads.iter().map(|(table, plan)| {
+            let dice = Dice::new(dice.below(u64::MAX));
+            Arc::clone(&world).reload(table.clone(), plan.clone(), dice)
+        });
+        futures::future::join_all(reloads.collect::<Vec<_>>()).await;
         for delivery in deliveries {
             delivery.await.unwrap();
         }

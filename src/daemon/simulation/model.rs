@@ -26,6 +26,8 @@ pub(super) enum Later {
 pub(super) struct Arrival {
     pub(super) table: TableName,
     pub(super) key: String,
+    /// The moment in its name, in ms since 1970.
+    pub(super) moment_ms: i64,
     pub(super) text: String,
     pub(super) put_after: Duration,
     /// From then on, one after the other.
@@ -68,6 +70,34 @@ pub(super) struct History {
     pub(super) files: Vec<Arrival>,
     /// The final rows of each table as `id name`, but for those of files that may vanish unread.
     pub(super) finals: BTreeMap<TableName, BTreeSet<String>>,
+    /// Tables that are loaded anew.
+    pub(super) reloads: BTreeMap<TableName, Reload>,
+}
+
+/// The moment named by the first file.
+const FIRST_MS: i64 = 1_000;
+/// Between the moments that files name.
+const FILE_MS: i64 = 1_000;
+/// 2024-05-06.
+const DAY_MS: i64 = 1_714_953_600_000;
+
+/// A table is loaded anew, and differs then from what its changes say.
+#[derive(Debug, Clone)]
+pub(super) struct Reload {
+    /// Files since this moment follow the load, or are of it.
+    pub(super) cut_over_ms: i64,
+    pub(super) begins_after: Duration,
+    /// The object of the load, as key and text; none where the table is empty.
+    pub(super) load: Option<(String, String)>,
+    pub(super) loads_after: Duration,
+    pub(super) completed_after: Duration,
+    /// How many people complete it at once.
+    pub(super) people: u64,
+}
+
+/// The moment that a file's name tells.
+fn moment_ms(file: u64) -> i64 {
+    FIRST_MS + FILE_MS * i64::try_from(file).unwrap()
 }
 
 const HEADER: &str = "Op,id,name,BI_id\n";
@@ -109,6 +139,30 @@ impl Table {
         }
     }
 
+    /// Rows come and go and no change tells of it; then the table is loaded anew.
+    fn reload(&mut self, dice: &mut Dice, file: u64) -> Reload {
+        for id in 0..16 {
+            match dice.below(4) {
+                0 => _ = self.rows.remove(&id),
+                1 => {
+                    self.number += 1;
+                    self.rows.insert(id, format!("v{}", self.number));
+                }
+                _ => {}
+            }
+        }
+        let rows: String = self.rows.iter().map(|(id, name)| format!("I,{id},{name},NULL\n")).collect();
+        let key = format!("dms/shop/{}/LOAD00000001.csv", self.name.table);
+        Reload {
+            cut_over_ms: DAY_MS + moment_ms(file),
+            begins_after: seconds(dice, HOURS.as_secs()),
+            load: (!rows.is_empty()).then(|| (key, format!("{HEADER}{rows}"))),
+            loads_after: seconds(dice, 300),
+            completed_after: seconds(dice, 900),
+            people: 1 + dice.below(3) / 2,
+        }
+    }
+
     /// A file of keys that no other file has.
     fn own_rows(&mut self, dice: &mut Dice) -> String {
         let mut text = HEADER.to_owned();
@@ -131,7 +185,11 @@ pub(super) fn history(dice: &mut Dice) -> History {
     for number in 0..1 + dice.below(3) {
         let name = TableName::new("shop", format!("t{number}"));
         let mut table = Table { name: name.clone(), rows: BTreeMap::new(), number: 0 };
+        let reloaded_at = (dice.below(2) == 0).then(|| dice.below(files));
         for file in 0..files {
+            if reloaded_at == Some(file) {
+                history.reloads.insert(name.clone(), table.reload(dice, file));
+            }
             let arrival = arrival(dice, &mut table, file);
             history.files.push(arrival);
         }
@@ -158,7 +216,8 @@ fn arrival(dice: &mut Dice, table: &mut Table, file: u64) -> Arrival {
     Arrival {
         table: table.name.clone(),
         // The time in the name is that of the changes; when the file comes is another matter.
-        key: format!("dms/shop/{}/20240506-{:09}.csv", table.name.table, 1_000 + file * 1_000),
+        key: format!("dms/shop/{}/20240506-{:09}.csv", table.name.table, moment_ms(file)),
+        moment_ms: DAY_MS + moment_ms(file),
         text,
         put_after: seconds(dice, HOURS.as_secs()),
         told_after: (0..told).map(|_| seconds(dice, 400)).collect(),

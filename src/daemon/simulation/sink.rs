@@ -29,6 +29,8 @@ pub(super) struct Hazards {
     pub(super) late_for_tombstone: u64,
     pub(super) late_for_row: u64,
     pub(super) merges_at_once: u64,
+    pub(super) switches: u64,
+    pub(super) late_for_generation: u64,
 }
 
 /// The sink, for all daemons.
@@ -42,6 +44,8 @@ pub(super) struct Tables {
     finals: BTreeMap<String, BTreeMap<String, Row>>,
     tombstones: BTreeMap<String, BTreeMap<String, String>>,
     merging: BTreeMap<String, u64>,
+    /// The generation that a table was switched to.
+    generations: BTreeMap<String, u64>,
     pub(super) hazards: Hazards,
 }
 
@@ -52,9 +56,11 @@ impl Tables {
         rows.map(|row| format!("{} {}", row["id"], row["name"])).collect()
     }
 
-    /// Every row of a table's log as `file operation id`, in order.
-    pub(super) fn log(&self, table: &str) -> Vec<String> {
-        let rows = self.log.get(table).into_iter().flatten();
+    /// Every row of a generation in a table's log, or in that of where it was built, as `file operation id`, in order.
+    pub(super) fn log(&self, table: &str, generation: u64) -> Vec<String> {
+        let (built, sequence) = (format!("{table}__reload_"), format!("{generation:016x}/"));
+        let of_table = self.log.iter().filter(|(name, _)| *name == table || name.starts_with(&built));
+        let rows = of_table.flat_map(|(_, rows)| rows).filter(|(_, row)| row["_cdc_sequence"].starts_with(&sequence));
         let mut rows: Vec<String> =
             rows.map(|(_, row)| format!("{} {} {}", row["file"], row["_cdc_operation"], row["id"])).collect();
         rows.sort_unstable();
@@ -92,7 +98,7 @@ impl Tables {
     /// The newest change of each key among these batches.
     fn latest(&self, target: &Target, merge: &MergeAttempt) -> Result<BTreeMap<String, Row>> {
         let wanted: BTreeSet<&String> = merge.batches.iter().collect();
-        let rows = self.log.get(&target.source.to_string()).into_iter().flatten();
+        let rows = self.log.get(&target.name.to_string()).into_iter().flatten();
         let rows: Vec<&Row> = rows.filter(|(attempt, _)| wanted.contains(attempt)).map(|(_, row)| row).collect();
         if (rows.len() as u64) < merge.rows {
             return Err(Error::retry(format!("the log shows {} of {} rows", rows.len(), merge.rows)));
@@ -105,6 +111,37 @@ impl Tables {
             }
         }
         Ok(latest)
+    }
+
+    /// Puts the rows and tombstones of one table in the place of another's.
+    fn switch(&mut self, from: &str, to: &str, generation: u64) {
+        if self.generations.get(to).is_some_and(|known| *known >= generation) {
+            return;
+        }
+        self.generations.insert(to.to_owned(), generation);
+        let stones = self.tombstones.get(from).cloned().unwrap_or_default();
+        self.tombstones.insert(to.to_owned(), stones);
+        let rows = self.finals.get(from).cloned().unwrap_or_default();
+        self.finals.insert(to.to_owned(), rows);
+        self.hazards.switches += 1;
+    }
+
+    fn discard(&mut self, table: &str) {
+        self.finals.remove(table);
+        self.tombstones.remove(table);
+    }
+
+    /// Demands that the table was not switched to a later generation.
+    fn demand_generation(&mut self, target: &Target) -> Result<()> {
+        let now = self.generations.get(&target.name.to_string()).copied().unwrap_or(1);
+        if now <= target.generation {
+            return Ok(());
+        }
+        self.hazards.late_for_generation += 1;
+        if Planted::GenerationUnchecked.is_there() {
+            return Ok(());
+        }
+        Err(Error::fenced("the table was switched"))
     }
 
     fn bury(&mut self, table: &str, latest: &BTreeMap<String, Row>) {
@@ -225,7 +262,7 @@ impl Sink for LivedSink {
     async fn commit(&self, target: &Target, _: u64, prepared: &Prepared) -> Result<CommitOutcome> {
         self.go().await?;
         let attempt = prepared.staged["attempt"].as_str().unwrap();
-        let table = target.source.to_string();
+        let table = target.name.to_string();
         if Planted::CommitInParts.is_there() {
             self.tables.lock().unwrap().commit_half(&table, attempt);
             self.life.step().await;
@@ -236,17 +273,37 @@ impl Sink for LivedSink {
 
     async fn merge(&self, target: &Target, merge: &MergeAttempt, _: &SessionContext) -> Result<MergeCounts> {
         self.go().await?;
-        let table = target.source.to_string();
+        let table = target.name.to_string();
         let _merging = Merging::begin(&self.tables, &table);
         let latest = self.tables.lock().unwrap().latest(target, merge)?;
+        self.tables.lock().unwrap().demand_generation(target)?;
         self.tables.lock().unwrap().bury(&table, &latest);
         self.go().await?;
+        self.tables.lock().unwrap().demand_generation(target)?;
         let counts = self.tables.lock().unwrap().merge(&table, latest);
         self.back(counts).await
     }
 
     fn merges_here(&self) -> bool {
         false
+    }
+
+    async fn fit(&self, _: &Target, _: &Target, _: &SessionContext) -> Result<()> {
+        self.go().await?;
+        self.back(()).await
+    }
+
+    async fn switch(&self, built: &Target, _: &str, target: &Target, _: &SessionContext) -> Result<()> {
+        self.go().await?;
+        let (from, to) = (built.name.to_string(), target.name.to_string());
+        self.tables.lock().unwrap().switch(&from, &to, built.generation);
+        self.back(()).await
+    }
+
+    async fn discard(&self, built: &Target) -> Result<()> {
+        self.go().await?;
+        self.tables.lock().unwrap().discard(&built.name.to_string());
+        self.back(()).await
     }
 
     async fn recorded(&self, _: &Target, _: &SessionContext) -> Result<Option<Recorded>> {

@@ -52,7 +52,6 @@ impl State {
             .map(|(id, seen)| Unfinished { id: *id, time_ms: seen.time_ms, day: seen.day })
             .collect();
         unfinished.sort_unstable_by_key(|file| file.id);
-        let is_lost = |(number, outcome): (&u64, &CommitOutcome)| (*outcome == CommitOutcome::Lost).then_some(*number);
         let open_intents = self.open_intents.iter().filter(|_| !Planted::CompactionForgetsIntents.is_there());
         Some(Snapshot {
             opened: self.opened.clone()?,
@@ -60,13 +59,19 @@ impl State {
             sightings,
             unfinished,
             open_intents: open_intents.map(|(number, intent)| (*number, intent.clone())).collect(),
-            lost: self.outcomes.iter().filter_map(is_lost).collect(),
+            lost: self.lost(),
             unmerged: (self.unmerged.iter())
                 .map(|(number, (attempt, rows))| (*number, attempt.clone(), *rows))
                 .collect(),
             held: self.held.values().cloned().collect(),
             standing: self.standing.clone(),
         })
+    }
+
+    /// The numbers of lost intents.
+    pub(in crate::ledger) fn lost(&self) -> Vec<u64> {
+        let is_lost = |(number, outcome): (&u64, &CommitOutcome)| (*outcome == CommitOutcome::Lost).then_some(*number);
+        self.outcomes.iter().filter_map(is_lost).collect()
     }
 
     /// The segments of files with a final state.

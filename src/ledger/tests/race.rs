@@ -198,6 +198,9 @@ fn audit(chain: &BTreeMap<u64, Entry>, told: &[Told]) -> HashMap<FileId, FileSta
             Entry::Superseded { file } => assert_eq!(holders.insert(file.id, FileState::Superseded), None),
             Entry::Gone { file } => assert_eq!(holders.insert(file.id, FileState::Gone), None),
             Entry::Held { .. } | Entry::Compacted(_) => {}
+            Entry::Reload(_) | Entry::Closed | Entry::Abandoned { .. } => {
+                panic!("entry {number} was written by nobody")
+            }
             Entry::MergeIntent(merge) => {
                 assert!(merges.values().all(Option::is_some), "entry {number} begins a second merge");
                 assert!(merge.batches.iter().all(|batch| !merged.contains(&batch)), "entry {number} merges again");

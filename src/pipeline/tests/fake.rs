@@ -23,7 +23,7 @@ use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
 use crate::ledger::{Ledger, State};
 use crate::pipeline::report::{Observer, Progress};
-use crate::pipeline::{Pipeline, RunReport, memory_of};
+use crate::pipeline::{Lane, Pipeline, RunReport, memory_of};
 use crate::sink::{Rows, Sink, Target};
 use crate::source::Delivery;
 
@@ -235,6 +235,18 @@ impl Sink for FakeSink {
         true
     }
 
+    async fn fit(&self, _: &Target, _: &Target, _: &SessionContext) -> Result<()> {
+        Ok(())
+    }
+
+    async fn switch(&self, _: &Target, _: &str, _: &Target, _: &SessionContext) -> Result<()> {
+        Err(Error::bug("this sink keeps one generation"))
+    }
+
+    async fn discard(&self, _: &Target) -> Result<()> {
+        Ok(())
+    }
+
     async fn recorded(&self, _: &Target, _: &SessionContext) -> Result<Option<Recorded>> {
         Ok(None)
     }
@@ -336,6 +348,7 @@ impl World {
     pub(crate) async fn pipeline(&self, sink: &Arc<FakeSink>, told: &Arc<Told>) -> Pipeline {
         let config = Config { queries: queries(self.config.tables.keys()), ..self.config.clone() };
         Pipeline {
+            lane: Lane::Present,
             memory: memory_of(&config, config.pipeline.tables_at_once),
             opener: Opener::new(Arc::clone(&self.shelf.store) as _, Staging::new(ROOMY)),
             config: Arc::new(config),

@@ -130,5 +130,6 @@ pub(in crate::sink::bigquery) fn target() -> Target {
         on_delete: OnDelete::Remove,
         storage: StorageConfig::default(),
         descriptions: BTreeMap::new(),
+        generation: 1,
     }
 }

@@ -61,6 +61,7 @@ async fn once(sink: &BigQuerySink, target: &Target, merge: &MergeAttempt) -> Res
         key: &key,
         columns: &columns,
         merge,
+        generation: target.generation,
     };
     let steps = Steps { sink, target, merging };
     match steps.run(&log_columns).await {
@@ -101,8 +102,7 @@ struct Steps<'a> {
 
 impl Steps<'_> {
     fn step<'s>(&self, name: &str, sql: &'s str, table: &TableId, done: &str) -> Step<'s> {
-        let prefix = jobs::prefix(&self.merging.merge.attempt.id, name);
-        Step { prefix, sql, message: format!("the table {table} cannot be {done}") }
+        step(&self.merging, name, sql, table, done)
     }
 
     async fn run(&self, log_columns: &[Column]) -> Result<MergeCounts> {
@@ -111,7 +111,7 @@ impl Steps<'_> {
         if extent.rows > 0 && is_sampled(self.merging.merge) {
             self.demand_unique(&extent).await?;
         }
-        self.show_live().await?;
+        show_live(self.sink, self.target, &self.merging).await?;
         Ok(counts)
     }
 
@@ -159,26 +159,36 @@ impl Steps<'_> {
         let doubled = jobs::count(self.sink, &sql, format!("the keys of {table} cannot be counted")).await?;
         demand_unique(&table.to_string(), doubled.ok_or_else(|| tables::gone(table))?)
     }
+}
 
-    /// Makes the view of what is not merged yet, or gives it other columns or a later day to begin with. Where
-    /// people make tables themselves, the view is theirs too: an older one shows the same rows, at a higher price.
-    async fn show_live(&self) -> Result<()> {
-        let (sink, view) = (self.sink, self.sink.table(self.target, Part::Live));
-        let query = self.merging.live(live_since(self.merging.merge.loaded.0));
-        if sink.config.create == Create::Never || sink.known.view(&view).as_ref() == Some(&query) {
-            return Ok(());
-        }
-        let unreadable = |failure: Failure| failure.into_error(format!("the view {view} cannot be read"));
-        let shown = sink.rest.table(&view).await.map_err(unreadable)?;
-        if shown.is_none_or(|resource| resource["view"]["query"].as_str().map(str::trim) != Some(query.as_str())) {
-            let description = format!("{}, with changes not merged yet", self.target.source);
-            let sql = sql::create_view(&view, &description, &query);
-            let name = format!("live_{}", short_hash(&sql));
-            jobs::run(sink, &self.step(&name, &sql, &view, "made")).await?;
-        }
-        sink.known.saw_view(&view, &query);
-        Ok(())
+/// Makes the view of what is not merged yet, or gives it other columns or a later day to begin with. Where people make
+/// tables themselves, the view is theirs too: an older one shows the same rows, at a higher price.
+pub(super) async fn show_live(sink: &BigQuerySink, target: &Target, merging: &Merging<'_>) -> Result<()> {
+    let view = sink.table(target, Part::Live);
+    let query = merging.live(live_since(merging.merge.loaded.0));
+    if sink.config.create == Create::Never || sink.known.view(&view).as_ref() == Some(&query) {
+        return Ok(());
     }
+    let unreadable = |failure: Failure| failure.into_error(format!("the view {view} cannot be read"));
+    let shown = sink.rest.table(&view).await.map_err(unreadable)?;
+    let shown = shown.as_ref().and_then(|resource| resource["view"]["query"].as_str()).map(str::trim);
+    if shown.is_some_and(|shown| sql::live_generation(shown) > merging.generation) {
+        // The table was switched meanwhile.
+        return Ok(());
+    }
+    if shown != Some(query.as_str()) {
+        let description = format!("{}, with changes not merged yet", target.source);
+        let sql = sql::create_view(&view, &description, &query);
+        let name = format!("live_{}", short_hash(&sql));
+        jobs::run(sink, &step(merging, &name, &sql, &view, "made")).await?;
+    }
+    sink.known.saw_view(&view, &query);
+    Ok(())
+}
+
+fn step<'s>(merging: &Merging<'_>, name: &str, sql: &'s str, table: &TableId, done: &str) -> Step<'s> {
+    let prefix = jobs::prefix(&merging.merge.attempt.id, name);
+    Step { prefix, sql, message: format!("the table {table} cannot be {done}") }
 }
 
 /// From when on the log's rows are shown beside the final table: a midnight, so that the view is made anew once

@@ -107,6 +107,7 @@ async fn steps_that_have_nothing_to_do_cost_no_job() {
             key: &log[..1],
             columns: &columns::final_columns(&log, OnDelete::Remove),
             merge: &attempt(),
+            generation: 1,
         };
         json!({"type": "VIEW", "view": {"query": merging.live(since)}})
     };

@@ -39,6 +39,7 @@ mod schema;
 mod sql;
 mod staged;
 mod status;
+mod switch;
 mod tables;
 mod trouble;
 mod visible;
@@ -126,6 +127,18 @@ impl Sink for BigQuerySink {
 
     fn merges_here(&self) -> bool {
         false
+    }
+
+    async fn fit(&self, built: &Target, target: &Target, _session: &SessionContext) -> Result<()> {
+        Box::pin(switch::fit(self, built, target)).await.map_err(|error| error.in_table(&target.source))
+    }
+
+    async fn switch(&self, built: &Target, reload: &str, target: &Target, _session: &SessionContext) -> Result<()> {
+        Box::pin(switch::switch(self, built, reload, target)).await.map_err(|error| error.in_table(&target.source))
+    }
+
+    async fn discard(&self, built: &Target) -> Result<()> {
+        Box::pin(switch::discard(self, built)).await.map_err(|error| error.in_table(&built.source))
     }
 
     async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>> {

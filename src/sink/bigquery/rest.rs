@@ -19,7 +19,7 @@ use gcp_bigquery_client::error::BQError;
 use gcp_bigquery_client::model::get_query_results_parameters::GetQueryResultsParameters;
 use gcp_bigquery_client::model::job::Job;
 use gcp_bigquery_client::model::table::Table;
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 use url::Url;
@@ -162,6 +162,14 @@ impl Rest {
         }
     }
 
+    /// Deletes a table or view; one that is gone is no failure.
+    pub(super) async fn delete_table(&self, id: &TableId) -> Result<(), Failure> {
+        match self.send(Method::DELETE, &table_path(id), &[], None, None).await {
+            Err(failure) if !failure.is(404) => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes a table.
     pub(super) async fn create_table(&self, table: Table) -> Result<Created, Failure> {
         match self.client().await?.table().create(table).await.map_err(Failure::from) {
@@ -261,6 +269,9 @@ impl Rest {
         let answer = request.send().await?;
         let status = answer.status();
         let body = answer.bytes().await?;
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|cause| Failure::Unanswered(Box::new(cause)));
         }

@@ -65,6 +65,11 @@ pub(super) fn count(id: &TableId) -> String {
     format!("SELECT COUNT(*) AS `n` FROM {}", table(id))
 }
 
+/// The sequence of the newest of a table's rows.
+pub(super) fn newest(id: &TableId) -> String {
+    format!("SELECT MAX({}) AS `n` FROM {}", name(columns::SEQUENCE), table(id))
+}
+
 /// How many rows of the log an attempt wrote. The time is the partition, so that no other is read.
 pub(super) fn count_attempt(log: &TableId, attempt: &Attempt) -> String {
     format!(
@@ -123,6 +128,28 @@ pub(super) struct Merging<'a> {
     /// The final table's columns, see [`columns::final_columns`].
     pub(super) columns: &'a [Column],
     pub(super) merge: &'a MergeAttempt,
+    /// The generation that is merged: of earlier ones the view shows what the final table has.
+    pub(super) generation: u64,
+}
+
+/// A table all of whose rows are replaced: by those of another, which are in these columns, or by none.
+pub(super) struct Swap {
+    pub(super) to: TableId,
+    pub(super) from: Option<(TableId, Vec<Column>)>,
+}
+
+/// Replaces the rows of these tables at once, for every reader.
+pub(super) fn switch(swaps: &[Swap]) -> String {
+    let mut statements = vec!["BEGIN TRANSACTION".to_owned()];
+    for Swap { to, from } in swaps {
+        statements.push(format!("DELETE FROM {} WHERE TRUE", table(to)));
+        if let Some((from, columns)) = from {
+            let columns = names(columns);
+            statements.push(format!("INSERT INTO {} ({columns}) SELECT {columns} FROM {}", table(to), table(from)));
+        }
+    }
+    statements.push("COMMIT TRANSACTION".to_owned());
+    statements.join("; ")
 }
 
 impl Merging<'_> {
@@ -262,7 +289,11 @@ impl Merging<'_> {
     pub(super) fn live(&self, since: DateTime<Utc>) -> String {
         let (sequence, operation, loaded_at) =
             (name(columns::SEQUENCE), name(columns::OPERATION), name(columns::LOADED_AT));
-        let since = format!("FROM {} WHERE {loaded_at} >= {}", table(self.log), timestamp(since));
+        let of_generation = match self.generation {
+            ..=1 => String::new(),
+            later => format!(" AND {sequence} >= {}", text(&format!("{later:016x}"))),
+        };
+        let since = format!("FROM {} WHERE {loaded_at} >= {}{of_generation}", table(self.log), timestamp(since));
         let latest = latest(&format!("{}, {loaded_at}, {operation}", names(self.carried())), self.key, &since);
         let of = |alias: &str| list(self.columns.iter().map(|column| format!("{alias}.{}", name(&column.name))));
         let changed = list(self.columns.iter().map(|column| match same(&column.name, columns::DELETED) {
@@ -286,6 +317,13 @@ impl Merging<'_> {
             newer("_f"),
         )
     }
+}
+
+/// The generation that a query of [`Merging::live`] is confined to.
+pub(super) fn live_generation(query: &str) -> u64 {
+    let confined = format!(" AND {} >= '", name(columns::SEQUENCE));
+    let digits = query.split_once(&confined).and_then(|(_, rest)| rest.get(..16));
+    digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(1)
 }
 
 /// The latest change of each key: greatest sequence; where two files repeat one change, either will do, but

@@ -40,6 +40,7 @@ fn check(on_delete: OnDelete, expected: &str, statement: impl Fn(&Merging<'_>) -
         key: &log[..1],
         columns: &columns::final_columns(&log, on_delete),
         merge: &merge,
+        generation: 1,
     };
     assert_eq!(statement(&merging), expected.split_whitespace().collect::<Vec<_>>().join(" "));
 }

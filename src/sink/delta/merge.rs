@@ -25,7 +25,7 @@ use super::evolve::{self, Wanted};
 use super::place::TableFolder;
 use super::slices::Slice;
 use super::table::{self, TRIES};
-use super::{trouble, unique};
+use super::{switch, trouble, unique};
 use crate::config::OnDelete;
 use crate::error::{Error, Result};
 use crate::sink::part::Part;
@@ -144,6 +144,7 @@ impl<'a> Once<'a> {
         let folder = self.sink.folder(self.target, Part::Final);
         let wanted = columns::final_columns(&log_columns, self.target.on_delete);
         let table = self.evolved(&folder, wanted).await?;
+        switch::demand_generation(&folder, &table, self.target).await?;
         let (rows, has_deletes) = match self.target.on_delete {
             OnDelete::Remove => self.bury(&latest, &key).await?,
             OnDelete::Mark => (latest, false),
@@ -163,6 +164,7 @@ impl<'a> Once<'a> {
         let folder = self.sink.folder(self.target, Part::Tombstones);
         let failed = |cause| trouble::query(&folder, "merged into", cause);
         let tombstones = self.evolved(&folder, columns::tombstone_columns(key)).await?;
+        switch::demand_generation(&folder, &tombstones, self.target).await?;
         let stones = columns::of_table(&tombstones)?;
         let deletes = latest.clone().filter(ident(IS_DELETE)).map_err(failed)?;
         let any = deletes.clone().limit(0, Some(1)).map_err(failed)?.count().await.map_err(failed)? > 0;

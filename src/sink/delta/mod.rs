@@ -27,6 +27,7 @@ mod prepare;
 mod recorded;
 mod slices;
 mod stage;
+mod switch;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -83,6 +84,18 @@ impl Sink for DeltaSink {
         true
     }
 
+    async fn fit(&self, built: &Target, target: &Target, session: &SessionContext) -> Result<()> {
+        fitted(self, built, target, session).await
+    }
+
+    async fn switch(&self, built: &Target, _reload: &str, target: &Target, session: &SessionContext) -> Result<()> {
+        switched(self, built, target, session).await
+    }
+
+    async fn discard(&self, built: &Target) -> Result<()> {
+        switch::discard(self, built).await
+    }
+
     async fn row_counts(&self, target: &Target) -> Result<Vec<(String, u64)>> {
         counted(self, target).await
     }
@@ -121,6 +134,30 @@ fn merged<'a>(
     session: &'a SessionContext,
 ) -> BoxFuture<'a, Result<MergeCounts>> {
     Box::pin(merge::merge(sink, target, merge, session))
+}
+
+fn fitted<'a>(
+    sink: &'a DeltaSink,
+    built: &'a Target,
+    target: &'a Target,
+    session: &'a SessionContext,
+) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let fitted = switch::fit(sink, built, target, session).await;
+        fitted.map_err(|error| error.in_table(&target.source))
+    })
+}
+
+fn switched<'a>(
+    sink: &'a DeltaSink,
+    built: &'a Target,
+    target: &'a Target,
+    session: &'a SessionContext,
+) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let switched = switch::switch(sink, built, target, session).await;
+        switched.map_err(|error| error.in_table(&target.source))
+    })
 }
 
 fn found<'a>(

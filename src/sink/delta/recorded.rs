@@ -8,7 +8,7 @@ use datafusion::logical_expr::{cast, ident, lit};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
-use super::{DeltaSink, columns, commit, table, trouble};
+use super::{DeltaSink, columns, commit, switch, table, trouble};
 use crate::change::FileId;
 use crate::change::batch::Recording;
 use crate::error::{Error, Result};
@@ -42,8 +42,14 @@ pub(super) async fn recorded(sink: &DeltaSink, target: &Target, session: &Sessio
         })?;
     }
     let number = table::transaction_version(&folder, &log, &commit::app_id(target)).await?;
+    let final_folder = sink.folder(target, Part::Final);
+    let generation = match table::open_unbound(&final_folder).await? {
+        Some(table) => switch::generation_of(&final_folder, &table, target).await?.unwrap_or(1),
+        None => 0,
+    };
     Ok(Some(Recorded {
-        has_final: table::has_log(&sink.folder(target, Part::Final)).await?,
+        generation,
+        has_final: generation > 0,
         number: number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0),
         ..recording.recorded()
     }))

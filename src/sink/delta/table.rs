@@ -29,12 +29,20 @@ pub(super) const STATISTICS: &str = "delta.dataSkippingStatsColumns";
 /// [`User`](crate::error::Kind::User) where the folder holds another table or a damaged one,
 /// [`Retry`](crate::error::Kind::Retry) where the disk is to blame.
 pub(super) async fn open(folder: &TableFolder) -> Result<Option<DeltaTable>> {
+    let table = open_unbound(folder).await?;
+    if let Some(table) = &table {
+        check_binding(folder, table)?;
+    }
+    Ok(table)
+}
+
+/// [`open`] for who does not know which key the table has.
+pub(super) async fn open_unbound(folder: &TableFolder) -> Result<Option<DeltaTable>> {
     if !has_log(folder).await? {
         return Ok(None);
     }
     let mut table = folder.unread()?;
     table.load().await.map_err(|cause| trouble::delta(folder, "opened", cause))?;
-    check_binding(folder, &table)?;
     Ok(Some(table))
 }
 

@@ -115,6 +115,7 @@ impl Bench {
             on_delete,
             storage: StorageConfig::default(),
             descriptions: BTreeMap::new(),
+            generation: 1,
         };
         let mut config = SessionConfig::new().with_target_partitions(2);
         config.options_mut().sql_parser.enable_ident_normalization = false;
@@ -716,4 +717,53 @@ async fn the_log_says_which_files_and_batches_it_has_and_which_intent_was_the_la
     // Each row of a test is of a file of its own, counted from 7.
     assert_eq!(recorded.files, [crate::change::FileId([7; 16]), crate::change::FileId([8; 16])]);
     assert_eq!((recorded.number, recorded.has_final, recorded.expires), (9, true, false));
+}
+
+/// A target beside the bench's, of the next generation.
+fn built_beside(bench: &Bench) -> Target {
+    let name = TableName::new("shop", "orders__reload");
+    Target { name, generation: 2, ..bench.target.clone() }
+}
+
+#[tokio::test]
+async fn a_switched_table_has_the_rows_and_tombstones_that_were_built_whatever_their_types() {
+    let mut bench = Bench::new(OnDelete::Remove);
+    bench.apply(1, &[change(1, "I", 1), change(2, "I", 2), change(3, "D", 3)]).await;
+    let present = bench.target.clone();
+    bench.target = built_beside(&bench);
+    let built = bench.target.clone();
+    let mut values = changed(&["I", "I", "D"], &[9, 9, 9]);
+    values.push(("id", ColumnType::Int64, integers(&[2, 4, 5])));
+    values.push(("value", ColumnType::String, texts(["w2", "w4", "w5"])));
+    values.push(("more", ColumnType::Int64, integers(&[7, 8, 9])));
+    bench.load(2, values).await;
+    bench.merge(2, &[2]).await;
+    for _ in 0..2 {
+        bench.sink.switch(&built, "r", &present, &bench.session).await.unwrap();
+    }
+    bench.target = Target { generation: 2, ..present.clone() };
+    assert_eq!(bench.read(Part::Final, &["id", "value", "more"]).await, ["2|w2|7", "4|w4|8"]);
+    assert_eq!(bench.read(Part::Tombstones, &["id"]).await, ["5"]);
+    // Once more would undo what was merged since; it is known to be done.
+    bench.load(3, columns_of(&[change(4, "D", 10)])).await;
+    bench.merge(3, &[3]).await;
+    bench.sink.switch(&built, "r", &present, &bench.session).await.unwrap();
+    assert_eq!(bench.read(Part::Final, &["id"]).await, ["2"]);
+    bench.sink.discard(&built).await.unwrap();
+    bench.sink.discard(&built).await.unwrap();
+    assert!(bench.sink.row_counts(&built).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_merge_of_the_generation_before_changes_nothing_after_the_switch() {
+    let bench = Bench::new(OnDelete::Remove);
+    bench.apply(1, &[change(1, "I", 1), change(2, "I", 2)]).await;
+    bench.load(2, columns_of(&[change(3, "I", 3), change(1, "D", 4)])).await;
+    // Nothing was built: the source's table is empty.
+    bench.sink.switch(&built_beside(&bench), "r", &bench.target, &bench.session).await.unwrap();
+    let late = bench.sink.merge(&bench.target, &Bench::merge_attempt(9, &[2]), &bench.session).await;
+    assert_eq!(late.unwrap_err().kind(), Kind::Fenced);
+    assert!(
+        bench.read(Part::Final, &["id"]).await.is_empty() && bench.read(Part::Tombstones, &["id"]).await.is_empty()
+    );
 }

@@ -6,16 +6,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use object_store::ObjectStore;
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::{ObjectMeta, ObjectStore};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::SqsSource;
 use super::queue::{Attributes, BATCH_MAX, Message, Queue, Refusal};
 use crate::catalog::layout::Layout;
+use crate::change::ChangeFile;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::source::object::ObjectRules;
+use crate::source::object::{Object, ObjectRules, Outcome};
 use crate::storage::S3Location;
 use crate::trial::life::Life;
 
@@ -94,9 +98,11 @@ impl Model {
 }
 
 /// S3's event of a new object in the bucket `cdc-files`.
+const EVENT_TIME: &str = "2024-05-06T07:08:09.123Z";
+
 pub(crate) fn event(key: &str, size: usize, e_tag: &str) -> String {
     json!({"Records": [{
-        "eventVersion": "2.1", "eventSource": "aws:s3", "eventTime": "2024-05-06T07:08:09.123Z",
+        "eventVersion": "2.1", "eventSource": "aws:s3", "eventTime": EVENT_TIME,
         "eventName": "ObjectCreated:Put",
         "s3": {"bucket": {"name": "cdc-files"}, "object": {"key": key, "size": size, "eTag": e_tag}}
     }]})
@@ -106,6 +112,21 @@ pub(crate) fn event(key: &str, size: usize, e_tag: &str) -> String {
 /// What is taken: the bucket `cdc-files` below `dms`.
 pub(super) fn rules() -> ObjectRules {
     ObjectRules::new(S3Location::parse("s3://cdc-files/dms").unwrap(), Layout::known(), None)
+}
+
+/// The change files that are there, as a listing gives them.
+pub(crate) async fn listed(store: &InMemory) -> Vec<ChangeFile> {
+    let modified: DateTime<Utc> = EVENT_TIME.parse().unwrap();
+    let found: Vec<ObjectMeta> = store.list(None).try_collect().await.unwrap();
+    let file = |meta: ObjectMeta| {
+        let (key, e_tag) = (meta.location.as_ref(), meta.e_tag.as_deref());
+        let object = Object { bucket: "cdc-files", key, size: meta.size, e_tag, modified };
+        match rules().change_file(&object).unwrap() {
+            Outcome::Change(file) => Some(*file),
+            _ => None,
+        }
+    };
+    found.into_iter().filter_map(file).collect()
 }
 
 fn refusal(index: usize, is_final: bool) -> Refusal {

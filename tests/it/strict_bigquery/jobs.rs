@@ -170,9 +170,14 @@ impl World {
         }
         let statement = statement?;
         job.statement_type = statement.what.name();
-        if let What::Merge(merge) = &statement.what {
-            self.admit_dml(&merge.target)?;
-            job.changes = Some(merge.target.clone());
+        let changed = match &statement.what {
+            What::Merge(merge) => std::slice::from_ref(&merge.target),
+            What::Transaction(transaction) => &transaction.changes,
+            _ => &[],
+        };
+        for target in changed {
+            self.admit_dml(target)?;
+            job.changes = Some(target.clone());
         }
         Ok(())
     }

@@ -230,6 +230,12 @@ impl StrictBigQuery {
         self.query(&format!("SELECT * FROM `{PROJECT}`.`{dataset}`.`{table}`"))
     }
 
+    /// The names of a dataset's tables and views.
+    pub(crate) fn table_names(&self, dataset: &str) -> Vec<String> {
+        let tables = &self.world().tables;
+        tables.keys().filter(|(of, _)| of == dataset).map(|(_, name)| name.clone()).collect()
+    }
+
     /// How many rows `dataset.table` has.
     pub(crate) fn row_count(&self, name: &str) -> u64 {
         let (dataset, table) = split(name);

@@ -49,12 +49,20 @@ pub(super) enum What {
     Select(String),
     Merge(Merge),
     Alter(Alter),
+    Transaction(Transaction),
     View {
         dataset: String,
         name: String,
         description: Option<String>,
         query: String,
     },
+}
+
+/// Statements in DuckDB's words that take effect together, and the tables that they change.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    statements: Vec<String>,
+    pub(super) changes: Vec<(String, String)>,
 }
 
 impl What {
@@ -64,6 +72,7 @@ impl What {
             Self::Select(_) => "SELECT",
             Self::Merge(_) => "MERGE",
             Self::Alter(_) => "ALTER_TABLE",
+            Self::Transaction(_) => "SCRIPT",
             Self::View { .. } => "CREATE_VIEW",
         }
     }
@@ -79,6 +88,8 @@ impl World {
             What::Select(translation.text(&tokens)?)
         } else if is(0, "MERGE") {
             What::Merge(Merge::parse(&tokens, &mut translation)?)
+        } else if is(0, "BEGIN") && is(1, "TRANSACTION") && is(2, ";") {
+            What::Transaction(understand_transaction(sql, &tokens[3..], &mut translation)?)
         } else if is(0, "CREATE") && is(1, "OR") && is(2, "REPLACE") && is(3, "VIEW") {
             self.understand_view(sql, &tokens)?
         } else if is(0, "ALTER") && is(1, "TABLE") {
@@ -123,6 +134,16 @@ impl World {
             What::Merge(merge) => Ok(Outcome::Changed(self.run_merge(merge)?)),
             What::Alter(alter) => {
                 self.alter_table(alter)?;
+                Ok(Outcome::Defined)
+            }
+            What::Transaction(transaction) => {
+                for (dataset, name) in &transaction.changes {
+                    if self.table(dataset, name)?.is_fed_by_cdc {
+                        let what = format!("DML is not supported over table {dataset}.{name} with CDC data");
+                        return Err(Trouble::invalid_query(what));
+                    }
+                }
+                self.engine.run(&transaction.statements).map_err(query_error)?;
                 Ok(Outcome::Defined)
             }
             What::View { dataset, name, description, query } => {
@@ -181,6 +202,33 @@ impl World {
         let actions = self.engine.query(&merge.to_duckdb()).map_err(query_error)?;
         Ok(count_actions(&actions))
     }
+}
+
+/// `DELETE FROM t WHERE TRUE; INSERT INTO t (…) SELECT …; COMMIT TRANSACTION`, of any number of the two.
+fn understand_transaction(sql: &str, tokens: &[Lexed], translation: &mut Translation<'_>) -> Result<Transaction> {
+    let wrong = || Trouble::invalid_query(format!("the strict server cannot read this transaction: {sql}"));
+    let mut transaction = Transaction::default();
+    let mut statements: Vec<&[Lexed]> = tokens.split(|lexed| lexed.token.is(";")).collect();
+    let last = statements.pop().ok_or_else(wrong)?;
+    if last.len() != 2 || !last[0].token.is("COMMIT") || !last[1].token.is("TRANSACTION") {
+        return Err(wrong());
+    }
+    for statement in statements {
+        let is = |at: usize, what: &str| statement.get(at).is_some_and(|lexed| lexed.token.is(what));
+        let verb = match (is(0, "DELETE") && is(1, "FROM"), is(0, "INSERT") && is(1, "INTO")) {
+            (true, _) => "DELETE FROM",
+            (_, true) => "INSERT INTO",
+            _ => return Err(wrong()),
+        };
+        let (path, length) = path(&statement[2..]).ok_or_else(wrong)?;
+        if verb == "DELETE FROM" && !(is(2 + length, "WHERE") && is(3 + length, "TRUE")) {
+            return Err(Trouble::invalid_query("Syntax error: DELETE must have a WHERE clause"));
+        }
+        let [_, dataset, table] = path.as_slice() else { return Err(wrong()) };
+        transaction.changes.push((dataset.clone(), table.clone()));
+        transaction.statements.push(format!("{verb} {}", translation.text(&statement[2..])?));
+    }
+    Ok(transaction)
 }
 
 fn count_actions(actions: &[RecordBatch]) -> Changed {

@@ -25,6 +25,7 @@ pub(super) fn target(on_delete: OnDelete) -> Target {
         on_delete,
         storage: StorageConfig { immutable: vec!["value".into()], ..StorageConfig::default() },
         descriptions: BTreeMap::new(),
+        generation: 1,
     }
 }
 

@@ -1,0 +1,157 @@
+//! `freshet reload TABLE`: a new full load and the changes after it, built beside the table and then put in its place.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use crate::change::{FileKind, TableName};
+use crate::cli::carry::{Ready, receive_all};
+use crate::cli::summary::{summary, tell_trouble};
+use crate::cli::{ConfigArgs, Ended, say, table_named, tell};
+use crate::error::{Error, Result};
+use crate::ledger::Reload;
+use crate::observe::progress;
+use crate::pipeline::Pipeline;
+use crate::pipeline::reload::Losses;
+use crate::source::{self, Span};
+
+/// Replaces a table by a new full load and the changes after it, without readers ever seeing half of it
+///
+/// First `freshet reload TABLE`, then have DMS load the table again. The same command carries what has come since into
+/// the new generation, as often as it is run, while daemons keep the table fresh as before. Once the load is whole,
+/// `freshet reload TABLE --complete` carries the rest and switches: rows that the load lacks are gone. Files must stay
+/// where they are until then. Exit code 0: done. 1: it cannot be, or the switch would lose a file. 4: a file was left or
+/// vanished, or the table stopped, and nothing was switched.
+#[derive(Debug, clap::Args)]
+pub(super) struct ReloadArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The table, as database.table
+    #[arg(value_name = "TABLE")]
+    table: String,
+    /// When the new generation begins, as 2024-05-06T07:08:09Z; now, unless it is named. After the last change of the
+    /// load before, and before the new load began
+    #[arg(long, value_name = "TIME", conflicts_with = "abandon")]
+    since: Option<DateTime<Utc>>,
+    /// Says that the load is whole: the rest is carried, then the new generation takes the table's place
+    #[arg(long, conflicts_with = "abandon")]
+    complete: bool,
+    /// The load may have no file, as the source's table is empty
+    #[arg(long, requires = "complete")]
+    empty: bool,
+    /// Switches although files that the table has, or files of the load, could not be used for the new generation, or
+    /// vanished before they were read
+    #[arg(long, requires = "complete")]
+    accept_losses: bool,
+    /// Gives the new generation up
+    #[arg(long)]
+    abandon: bool,
+}
+
+pub(super) async fn reload(args: ReloadArgs) -> Result<Ended> {
+    let config = args.config.load()?;
+    let listed: Vec<TableName> = config.tables.keys().cloned().collect();
+    let table = table_named(&args.table, &listed, "the configuration lists")?.clone();
+    let ready = Ready::of(config).await?;
+    let known = ready.known(std::slice::from_ref(&table)).await?;
+    let begun = ready.config.clone();
+    let span = |reload: &Reload| Span {
+        tables: vec![table.to_string()],
+        // A day more, as the days in names may be those of another zone.
+        from: DateTime::from_timestamp_millis(reload.cut_over_ms).and_then(|since| since.date_naive().pred_opt()),
+        to: None,
+    };
+    // Where files are opened is the same for every listing.
+    let any = source::listed(&begun, None, Span::default(), Arc::clone(&known)).await?;
+    let pipeline = ready.pipeline(any.as_ref(), progress::for_stderr().into(), 1);
+    if args.abandon {
+        return abandon(&pipeline, &table).await;
+    }
+    let reload = if args.complete {
+        let Some(reload) = pipeline.reload_of(&table).await? else { return Err(nothing_is_built(&table)) };
+        reload
+    } else {
+        pipeline.begin_reload(&table, args.since.map(|since| since.timestamp_millis())).await?
+    };
+    tell(&told(&table, &reload));
+    let building = Building { config: &begun, pipeline: &pipeline, known, table: &table };
+    if !args.complete {
+        return Ok(if building.carry(&reload, span(&reload)).await?.is_whole { Ended::Fine } else { Ended::Troubled });
+    }
+    let carry = async || {
+        let carried = building.carry(&reload, span(&reload)).await?;
+        if carried.is_whole && carried.load_files == 0 && !args.empty {
+            return Err(Error::user("no file of the new load has come")
+                .in_table(&table)
+                .hint("wait until DMS has loaded the table; where the source's table is empty, say so with --empty"));
+        }
+        Ok(carried.is_whole)
+    };
+    let losses = if args.accept_losses { Losses::Accepted } else { Losses::Refused };
+    if !pipeline.complete_reload(&table, &reload, losses, carry).await? {
+        tell(&format!(
+            "{table} is not switched: run this again once the cause is mended, or give it up with --abandon"
+        ));
+        return Ok(Ended::Troubled);
+    }
+    say(&format!("{table} is switched to generation {}\n", reload.generation))?;
+    Ok(Ended::Fine)
+}
+
+fn told(table: &TableName, reload: &Reload) -> String {
+    let since = DateTime::from_timestamp_millis(reload.cut_over_ms).unwrap_or_default();
+    format!("{table}: generation {} is being built, of files since {}", reload.generation, since.format("%F %T UTC"))
+}
+
+fn nothing_is_built(table: &TableName) -> Error {
+    Error::user("no generation of the table is being built")
+        .in_table(table)
+        .hint("it was switched to already, or never begun: `freshet ledger` shows its generation")
+}
+
+async fn abandon(pipeline: &Pipeline, table: &TableName) -> Result<Ended> {
+    match pipeline.abandon_reload(table).await? {
+        Some(reload) => say(&format!("{table}: generation {} is given up\n", reload.generation))?,
+        None => say(&format!("{table}: no generation is being built\n"))?,
+    }
+    Ok(Ended::Fine)
+}
+
+/// What it takes to carry files into the new generation.
+struct Building<'a> {
+    config: &'a crate::config::Config,
+    pipeline: &'a Pipeline,
+    known: Arc<dyn source::folder::KnownFiles>,
+    table: &'a TableName,
+}
+
+/// What a listing brought.
+struct Carried {
+    /// Whether every file could be read; those that were set aside count as read.
+    is_whole: bool,
+    /// How many files of a load there were.
+    load_files: usize,
+}
+
+impl Building<'_> {
+    /// Carries every file that is there into the generation that is being built.
+    async fn carry(&self, reload: &Reload, span: Span) -> Result<Carried> {
+        let pipeline = self.pipeline.for_reload(reload);
+        let begun = pipeline.clock.now();
+        let source = source::listed(self.config, None, span, Arc::clone(&self.known)).await?;
+        let (deliveries, left) = receive_all(source.as_ref(), &pipeline.shutdown).await?;
+        let (report, _) = pipeline.run(&deliveries, vec![self.table.clone()]).await?;
+        let took = (pipeline.clock.now() - begun).to_std().unwrap_or_default();
+        say(&summary(&report, &pipeline.sink.describe(), took))?;
+        tell_trouble(&report, &left);
+        let files = deliveries.iter().flat_map(|delivery| &delivery.files);
+        let load_files = files.filter(|file| file.kind == FileKind::Load && file.is_since(reload.cut_over_ms)).count();
+        let is_whole = left.is_empty()
+            && !report.interrupted
+            && report
+                .tables
+                .values()
+                .all(|table| table.stopped.is_none() && table.left.is_empty() && table.vanished.is_empty());
+        Ok(Carried { is_whole, load_files })
+    }
+}
