@@ -38,9 +38,6 @@ pub(crate) enum Planted {
     /// The sink lets a late change bring a deleted row back.
     #[cfg(test)]
     TombstoneIgnored,
-    /// The sink lets a merge of the generation before change rows of the next.
-    #[cfg(test)]
-    GenerationUnchecked,
     /// The sink commits one stream of a batch after the other.
     #[cfg(test)]
     CommitInParts,

@@ -738,6 +738,7 @@ async fn a_switched_table_has_the_rows_and_tombstones_that_were_built_whatever_t
     values.push(("more", ColumnType::Int64, integers(&[7, 8, 9])));
     bench.load(2, values).await;
     bench.merge(2, &[2]).await;
+    bench.sink.fit(&built, &present, &bench.session).await.unwrap();
     for _ in 0..2 {
         bench.sink.switch(&built, "r", &present, &bench.session).await.unwrap();
     }
