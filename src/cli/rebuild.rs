@@ -9,7 +9,7 @@ use crate::cli::{Ended, demand_tables, say, tell};
 use crate::clock::Clock;
 use crate::config::{Config, Mode, OnDelete, Since, TableConfig};
 use crate::error::{Error, Result};
-use crate::ledger::{Ledger, Opening};
+use crate::ledger::{FIRST_GENERATION, Ledger, Opening};
 use crate::pipeline::{memory_of, setup};
 use crate::sink::{Sink, Target};
 
@@ -78,7 +78,7 @@ async fn rebuild(
         on_delete: OnDelete::Remove,
         storage: table_config.storage.clone(),
         descriptions: Default::default(),
-        generation: 1,
+        generation: FIRST_GENERATION,
     };
     let runtime = setup::runtime(config, memory_of(config, 1).table_pool())?;
     let session = setup::session(runtime, &table.database);
@@ -98,7 +98,7 @@ async fn rebuild(
 /// Demands that the table was never reloaded: when its generation began stood in the ledger alone, and files from before
 /// would be taken for changes of it.
 fn demand_first_generation(table: &TableName, recorded: &Recorded) -> Result<()> {
-    if recorded.generation <= 1 {
+    if recorded.generation <= FIRST_GENERATION {
         return Ok(());
     }
     let generation = recorded.generation;

@@ -8,11 +8,14 @@ use crate::change::{FileKind, TableName};
 use crate::cli::carry::{Ready, receive_all};
 use crate::cli::summary::{summary, tell_trouble};
 use crate::cli::{ConfigArgs, Ended, say, table_named, tell};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::ledger::Reload;
 use crate::observe::progress;
 use crate::pipeline::Pipeline;
 use crate::pipeline::reload::Losses;
+use crate::pipeline::report::TableReport;
+use crate::source::folder::KnownFiles;
 use crate::source::{self, Span};
 
 /// Replaces a table by a new full load and the changes after it, without readers ever seeing half of it
@@ -54,15 +57,9 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<Ended> {
     let table = table_named(&args.table, &listed, "the configuration lists")?.clone();
     let ready = Ready::of(config).await?;
     let known = ready.known(std::slice::from_ref(&table)).await?;
-    let begun = ready.config.clone();
-    let span = |reload: &Reload| Span {
-        tables: vec![table.to_string()],
-        // A day more, as the days in names may be those of another zone.
-        from: DateTime::from_timestamp_millis(reload.cut_over_ms).and_then(|since| since.date_naive().pred_opt()),
-        to: None,
-    };
+    let config = ready.config.clone();
     // Where files are opened is the same for every listing.
-    let any = source::listed(&begun, None, Span::default(), Arc::clone(&known)).await?;
+    let any = source::listed(&config, None, Span::default(), Arc::clone(&known)).await?;
     let pipeline = ready.pipeline(any.as_ref(), progress::for_stderr().into(), 1);
     if args.abandon {
         return abandon(&pipeline, &table).await;
@@ -74,12 +71,13 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<Ended> {
         pipeline.begin_reload(&table, args.since.map(|since| since.timestamp_millis())).await?
     };
     tell(&told(&table, &reload));
-    let building = Building { config: &begun, pipeline: &pipeline, known, table: &table };
+    let losses = if args.accept_losses { Losses::Accepted } else { Losses::Refused };
+    let building = Building { config: &config, pipeline: &pipeline, known, table: &table, losses };
     if !args.complete {
-        return Ok(if building.carry(&reload, span(&reload)).await?.is_whole { Ended::Fine } else { Ended::Troubled });
+        return Ok(if building.carry(&reload).await?.is_whole { Ended::Fine } else { Ended::Troubled });
     }
     let carry = async || {
-        let carried = building.carry(&reload, span(&reload)).await?;
+        let carried = building.carry(&reload).await?;
         if carried.is_whole && carried.load_files == 0 && !args.empty {
             return Err(Error::user("no file of the new load has come")
                 .in_table(&table)
@@ -87,7 +85,6 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<Ended> {
         }
         Ok(carried.is_whole)
     };
-    let losses = if args.accept_losses { Losses::Accepted } else { Losses::Refused };
     if !pipeline.complete_reload(&table, &reload, losses, carry).await? {
         tell(&format!(
             "{table} is not switched: run this again once the cause is mended, or give it up with --abandon"
@@ -119,10 +116,11 @@ async fn abandon(pipeline: &Pipeline, table: &TableName) -> Result<Ended> {
 
 /// What it takes to carry files into the new generation.
 struct Building<'a> {
-    config: &'a crate::config::Config,
+    config: &'a Config,
     pipeline: &'a Pipeline,
-    known: Arc<dyn source::folder::KnownFiles>,
+    known: Arc<dyn KnownFiles>,
     table: &'a TableName,
+    losses: Losses,
 }
 
 /// What a listing brought.
@@ -135,7 +133,14 @@ struct Carried {
 
 impl Building<'_> {
     /// Carries every file that is there into the generation that is being built.
-    async fn carry(&self, reload: &Reload, span: Span) -> Result<Carried> {
+    async fn carry(&self, reload: &Reload) -> Result<Carried> {
+        let since = DateTime::from_timestamp_millis(reload.cut_over_ms);
+        let span = Span {
+            tables: vec![self.table.to_string()],
+            // A day more, as the days in names may be those of another zone.
+            from: since.and_then(|since| since.date_naive().pred_opt()),
+            to: None,
+        };
         let pipeline = self.pipeline.for_reload(reload);
         let begun = pipeline.clock.now();
         let source = source::listed(self.config, None, span, Arc::clone(&self.known)).await?;
@@ -146,12 +151,10 @@ impl Building<'_> {
         tell_trouble(&report, &left);
         let files = deliveries.iter().flat_map(|delivery| &delivery.files);
         let load_files = files.filter(|file| file.kind == FileKind::Load && file.is_since(reload.cut_over_ms)).count();
+        let is_kept = |table: &TableReport| table.vanished.is_empty() || self.losses == Losses::Accepted;
         let is_whole = left.is_empty()
             && !report.interrupted
-            && report
-                .tables
-                .values()
-                .all(|table| table.stopped.is_none() && table.left.is_empty() && table.vanished.is_empty());
+            && report.tables.values().all(|table| table.stopped.is_none() && table.left.is_empty() && is_kept(table));
         Ok(Carried { is_whole, load_files })
     }
 }

@@ -48,6 +48,7 @@ pub use entry::{
     ENTRY_BYTES_MAX, Entry, Envelope, FileEntry, FileKey, Intent, Opened, Reload, Segment, SetAside, Snapshot,
     Standing, Unfinished,
 };
+pub use reload::not_built;
 pub use segment::Sightings;
 pub use state::{FileState, RECENT_FILES, State};
 pub use table::{Claim, FIRST_GENERATION, Opening, TableLedger};
@@ -214,17 +215,15 @@ impl Ledger {
     }
 
     fn chain(&self, table: &TableName) -> Chain {
-        Chain::new(self.store.clone(), Folders::of_table(&names::table_folder(table)), self.pace)
+        self.chain_of(table, None)
     }
 
     fn chain_of(&self, table: &TableName, reload: Option<&Reload>) -> Chain {
-        match reload {
-            Some(reload) => {
-                let folders = Folders::of_reload(table, reload.generation);
-                Chain::new(self.store.clone(), folders, self.pace)
-            }
-            None => self.chain(table),
-        }
+        let folders = match reload {
+            Some(reload) => Folders::of_reload(table, reload.generation),
+            None => Folders::of_table(&names::table_folder(table)),
+        };
+        Chain::new(self.store.clone(), folders, self.pace)
     }
 
     fn segments(&self, table: &TableName) -> Segments {

@@ -8,14 +8,17 @@ use super::Ledger;
 use super::chain::{Written, next};
 use super::entry::{Entry, FileKey, Opened, Reload, Snapshot};
 use super::state::{FileState, State};
-use super::table::{Opening, Step, TableLedger};
+use super::table::{LOST_RACES_MAX, Opening, Step, TableLedger};
 use crate::change::TableName;
 use crate::config::TargetRules;
 use crate::error::{Error, Result};
 use crate::trial::failpoint;
 
-/// How often others may write an entry where the switch is to stand.
-const LOST_RACES_MAX: u32 = 100;
+/// The error where another generation than this is being built by now, or none.
+pub fn not_built(generation: u64) -> Error {
+    Error::user(format!("generation {generation} is not being built any more"))
+        .hint("another process has switched to it, or given it up: `freshet ledger` shows which")
+}
 
 impl Ledger {
     /// The chain of a generation that is being built, which the table's own chain names; `rules` are that one's.
@@ -73,8 +76,7 @@ impl TableLedger {
             (true, _) => Err(Error::user("the generation was given up while it was built")
                 .hint("`freshet reload TABLE --abandon` once more ends it; then begin another")),
             (false, _) if !own && state.reload().is_none_or(|reload| reload.generation != generation) => {
-                Err(Error::user(format!("generation {generation} is not being built any more"))
-                    .hint("another process has switched to it, or given it up: `freshet ledger` shows which"))
+                Err(not_built(generation))
             }
             (false, true) => Ok(Step::Done(())),
             (false, false) => Ok(Step::Write(Entry::Closed)),
@@ -123,10 +125,6 @@ impl TableLedger {
         Err(self.lost_races())
     }
 
-    fn lost_races(&self) -> Error {
-        Error::retry("other writers were always first to write the table's next entry").in_table(self.table())
-    }
-
     /// How many files this chain has committed which could not be used or read for the generation that is being built.
     ///
     /// # Errors
@@ -157,11 +155,7 @@ impl TableLedger {
             self.read_on().await?;
             let generation = built.generation().unwrap_or_default();
             let Some(reload) = self.state.reload().filter(|reload| reload.generation == generation).cloned() else {
-                return if self.generation() == generation {
-                    Ok(())
-                } else {
-                    Err(Error::bug("a generation that is not being built was to be switched to"))
-                };
+                return if self.generation() == generation { Ok(()) } else { Err(not_built(generation)) };
             };
             let number = next(&self.state)?;
             let snapshot = self.switched(built, &reload, number).await?;

@@ -19,7 +19,7 @@ use super::segment::Segments;
 use super::state::{FileState, State};
 
 /// How often in one step other writers may be first.
-const LOST_RACES_MAX: u32 = 100;
+pub(super) const LOST_RACES_MAX: u32 = 100;
 
 /// The generation a chain begins with.
 pub const FIRST_GENERATION: u64 = 1;
@@ -38,7 +38,8 @@ pub struct Opening {
 pub enum Claim {
     /// The attempt's intent stands in the chain under this number; commit it.
     Taken(u64),
-    /// These files are claimed by others, or done, or of another generation; nothing was written. The attempt must never be committed.
+    /// These files are claimed by others, or done, or of another generation; nothing was written. The attempt must never
+    /// be committed.
     Refused(Vec<FileId>),
 }
 
@@ -346,9 +347,13 @@ impl TableLedger {
                 }
             }
         }
-        Err(Error::retry("other writers were always first to write the table's next entry")
+        Err(self.lost_races())
+    }
+
+    pub(super) fn lost_races(&self) -> Error {
+        Error::retry("other writers were always first to write the table's next entry")
             .in_table(&self.table)
-            .hint("fewer daemons on one table leave each more room"))
+            .hint("fewer daemons on one table leave each more room")
     }
 
     /// Tries to make `entry` the next one, or, in an empty chain, the entry that must come before it.

@@ -7,7 +7,7 @@
 use crate::change::{FileKind, TableName};
 use crate::config::{Mode, TargetRules};
 use crate::error::{Error, Result};
-use crate::ledger::{Reload, SetAside};
+use crate::ledger::{Reload, SetAside, not_built};
 use crate::pipeline::report::TableReport;
 use crate::pipeline::table_run::{Merging, TableRun};
 use crate::pipeline::{Lane, Pipeline, setup};
@@ -124,7 +124,7 @@ impl Pipeline {
         let mut present = self.open_table(Lane::Present, table).await?;
         if present.ledger.state().reload() != Some(reload) || !present.ledger.state().is_closed() {
             // Another process has switched meanwhile, which also cleans up.
-            return Err(setup::not_built(reload).in_table(table));
+            return Err(not_built(reload.generation).in_table(table));
         }
         let (from, to) = (built.target(&rules_of(&built)?), present.target(&rules_of(&present)?));
         self.sink.switch(&from, &reload.id, &to, &built.session).await?;

@@ -11,7 +11,7 @@ use crate::catalog::table::ReadRules;
 use crate::change::TableName;
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};
-use crate::ledger::{Opening, Reload, TableLedger};
+use crate::ledger::{Opening, Reload, TableLedger, not_built};
 use crate::pipeline::{Lane, Pipeline};
 use crate::transform::planned::Transform;
 use crate::transform::rules::Wanted;
@@ -43,17 +43,11 @@ pub async fn table_ledger(pipeline: &Pipeline, table: &TableName, config: &Table
     let present = pipeline.ledger.table(table, opening.clone()).await?;
     let Lane::Reload(reload) = &pipeline.lane else { return Ok(present) };
     if present.state().reload() != Some(reload) {
-        return Err(not_built(reload).in_table(table));
+        return Err(not_built(reload.generation).in_table(table));
     }
     let target = reload_target(&opening.target, reload);
     let rules = present.state().rules().cloned();
     pipeline.ledger.reload(table, Opening { target, ..opening }, reload.clone(), rules).await
-}
-
-/// The error where another generation than this is being built by now, or none.
-pub(super) fn not_built(reload: &Reload) -> Error {
-    Error::user(format!("generation {} is not being built any more", reload.generation))
-        .hint("another process has switched to it, or given it up: `freshet ledger` shows which")
 }
 
 /// Where a generation is built: a table beside the one whose place it will take. An id begins with its time, so that its

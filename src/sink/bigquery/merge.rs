@@ -101,10 +101,6 @@ struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    fn step<'s>(&self, name: &str, sql: &'s str, table: &TableId, done: &str) -> Step<'s> {
-        step(&self.merging, name, sql, table, done)
-    }
-
     async fn run(&self, log_columns: &[Column]) -> Result<MergeCounts> {
         let extent = self.extent_of_all(log_columns).await?;
         let counts = if extent.rows == 0 { MergeCounts::default() } else { self.merge(&extent).await? };
@@ -138,18 +134,20 @@ impl Steps<'_> {
         let sql = self.merging.bounds(&asked);
         // What is asked for goes into the id: after the configuration has changed, an older answer does not fit.
         let name = format!("bounds_{}{again}", short_hash(&sql));
-        let rows = jobs::rows(self.sink, &self.step(&name, &sql, self.merging.log, "read")).await?;
+        let rows = jobs::rows(self.sink, &step(&self.merging, &name, &sql, self.merging.log, "read")).await?;
         bounds::read(self.target, &asked, &rows)
     }
 
     async fn merge(&self, extent: &Extent) -> Result<MergeCounts> {
         if self.target.on_delete == OnDelete::Remove && extent.deletes > 0 {
             let sql = self.merging.bury(&extent.bounds);
-            jobs::run(self.sink, &self.step("tombstones", &sql, self.merging.tombstones, "merged into")).await?;
+            jobs::run(self.sink, &step(&self.merging, "tombstones", &sql, self.merging.tombstones, "merged into"))
+                .await?;
             failpoint::TOMBSTONES_WRITTEN.reached();
         }
         let sql = self.merging.merge(&extent.bounds);
-        let done = jobs::run(self.sink, &self.step("final", &sql, self.merging.final_table, "merged into")).await?;
+        let done =
+            jobs::run(self.sink, &step(&self.merging, "final", &sql, self.merging.final_table, "merged into")).await?;
         Ok(done.counts())
     }
 
@@ -162,7 +160,7 @@ impl Steps<'_> {
 }
 
 /// Makes the view of what is not merged yet, or gives it other columns or a later day to begin with. Where people make
-/// tables themselves, the view is theirs too: an older one shows the same rows, at a higher price.
+/// tables themselves, the view is theirs too: until the table is reloaded an older one shows the same rows, at a higher price.
 pub(super) async fn show_live(sink: &BigQuerySink, target: &Target, merging: &Merging<'_>) -> Result<()> {
     let view = sink.table(target, Part::Live);
     let query = merging.live(live_since(merging.merge.loaded.0));

@@ -85,11 +85,11 @@ impl Sink for DeltaSink {
     }
 
     async fn fit(&self, built: &Target, target: &Target, session: &SessionContext) -> Result<()> {
-        fitted(self, built, target, session).await
+        fitted(self, built, target, session).await.map_err(|error| error.in_table(&target.source))
     }
 
     async fn switch(&self, built: &Target, _reload: &str, target: &Target, session: &SessionContext) -> Result<()> {
-        switched(self, built, target, session).await
+        switched(self, built, target, session).await.map_err(|error| error.in_table(&target.source))
     }
 
     async fn discard(&self, built: &Target) -> Result<()> {
@@ -142,10 +142,7 @@ fn fitted<'a>(
     target: &'a Target,
     session: &'a SessionContext,
 ) -> BoxFuture<'a, Result<()>> {
-    Box::pin(async move {
-        let fitted = switch::fit(sink, built, target, session).await;
-        fitted.map_err(|error| error.in_table(&target.source))
-    })
+    Box::pin(switch::fit(sink, built, target, session))
 }
 
 fn switched<'a>(
@@ -154,10 +151,7 @@ fn switched<'a>(
     target: &'a Target,
     session: &'a SessionContext,
 ) -> BoxFuture<'a, Result<()>> {
-    Box::pin(async move {
-        let switched = switch::switch(sink, built, target, session).await;
-        switched.map_err(|error| error.in_table(&target.source))
-    })
+    Box::pin(switch::switch(sink, built, target, session))
 }
 
 fn found<'a>(
