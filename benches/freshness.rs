@@ -16,7 +16,7 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use async_trait::async_trait;
 use datafusion::prelude::SessionContext;
 use freshet::catalog::opened::Opener;
-use freshet::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Recorded};
+use freshet::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Purge, Recorded};
 use freshet::change::{ChangeFile, FileFormat, FileId, FileKind, TableName};
 use freshet::clock::SystemClock;
 use freshet::config::{Config, TableConfig};
@@ -161,6 +161,14 @@ impl Sink for SlowSink {
 
     fn merges_here(&self) -> bool {
         false
+    }
+
+    async fn newest(&self, _: &Target, _: &SessionContext) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    async fn purge(&self, _: &Target, _: &Purge, _: &SessionContext) -> Result<()> {
+        Ok(())
     }
 
     async fn fit(&self, _: &Target, _: &Target, _: &SessionContext) -> Result<()> {

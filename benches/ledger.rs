@@ -110,5 +110,6 @@ fn intent(attempt: &str, files: Vec<FileEntry>) -> Intent {
         transform: String::new(),
         source_columns: Vec::new(),
         rules: TargetRules { mode: Mode::Append, key: Vec::new(), on_delete: OnDelete::Remove },
+        purged_us: 0,
     }
 }

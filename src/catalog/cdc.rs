@@ -7,10 +7,11 @@ use arrow::array::{
     TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimestampMicrosecondType};
+use chrono::DateTime;
 
 use crate::catalog::casts;
 use crate::change::types::{ColumnType, same_name};
-use crate::change::{ChangeFile, FILE_ROWS_MAX, FileKind, Half, SequenceBase};
+use crate::change::{self, ChangeFile, FILE_ROWS_MAX, FileKind, Half, SequenceBase, first_sequence};
 use crate::config::Order;
 use crate::error::{Error, Result};
 
@@ -61,6 +62,8 @@ pub struct CdcRules {
     pub order: Order,
     /// The column with the commit time; None: the file's time.
     pub timestamp_column: Option<String>,
+    /// A change from before this time, in µs since 1970, is too late: tombstones of that time are gone. 0: none is.
+    pub purged_us: u64,
 }
 
 /// The source columns the rules read, as far as this file has them.
@@ -120,6 +123,8 @@ pub struct CdcColumns<'a> {
     base: SequenceBase,
     controls: ControlColumns,
     order: Order,
+    /// What comes before it is too late.
+    floor: Option<String>,
 }
 
 impl<'a> CdcColumns<'a> {
@@ -129,7 +134,8 @@ impl<'a> CdcColumns<'a> {
     /// As [`SequenceBase::new`].
     pub fn new(file: &'a ChangeFile, controls: ControlColumns, rules: &CdcRules) -> Result<Self> {
         let base = SequenceBase::new(file, rules.generation)?;
-        Ok(Self { file, base, controls, order: rules.order })
+        let floor = (rules.purged_us > 0).then(|| first_sequence(rules.generation, rules.purged_us));
+        Ok(Self { file, base, controls, order: rules.order, floor })
     }
 
     /// All seven columns, visible then hidden, for these rows; `source` has all columns of the file that the
@@ -224,9 +230,28 @@ impl<'a> CdcColumns<'a> {
                 }
                 Some(_) => return Err(Error::data(format!("{DMS_CHANGE_SEQ} is NULL")).in_row(row)),
             };
+            if self.floor.as_ref().is_some_and(|floor| sequence < *floor) {
+                return Err(self.too_late(&sequence).in_row(row));
+            }
             out.append_value(sequence);
         }
         Ok(Arc::new(out.finish()))
+    }
+
+    fn too_late(&self, sequence: &str) -> Error {
+        let moment = |sequence: &str| {
+            let us = change::time_of(sequence).and_then(|us| i64::try_from(us).ok());
+            us.and_then(DateTime::from_timestamp_micros).map(|at| at.format("%F %T%.f UTC").to_string())
+        };
+        let what = match self.file.kind {
+            FileKind::Load => "a row of the full load".to_owned(),
+            FileKind::Cdc => format!("a change of {}", moment(sequence).unwrap_or_else(|| sequence.to_owned())),
+        };
+        let floor = self.floor.as_deref().and_then(moment).unwrap_or_default();
+        Error::data(format!("{what} comes too late: what was deleted before {floor} is forgotten by now")).hint(
+            "it may be older than a delete of its key. `freshet reload` makes the table level with its source; a longer \
+             `late_horizon` keeps tombstones for longer",
+        )
     }
 }
 

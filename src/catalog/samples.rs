@@ -122,7 +122,7 @@ fn shown(column: &ArrayRef, row: usize) -> String {
 /// Rules that change nothing: no key, no overrides, order by the file's time.
 pub(crate) fn plain_rules() -> ReadRules {
     ReadRules {
-        cdc: CdcRules { generation: 1, order: Order::BestEffort, timestamp_column: None },
+        cdc: CdcRules { generation: 1, order: Order::BestEffort, timestamp_column: None, purged_us: 0 },
         overrides: std::collections::BTreeMap::new(),
         auto_schema: true,
         key: Vec::new(),

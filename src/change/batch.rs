@@ -85,6 +85,18 @@ pub struct MergeAttempt {
     pub rows: u64,
     /// The earliest and the latest `_cdc_loaded_at` of those rows: no row of them lies outside.
     pub loaded: (DateTime<Utc>, DateTime<Utc>),
+    /// Each of those rows was held against this, see [`Purge::below_us`]; 0: nothing was purged.
+    #[serde(default)]
+    pub purged_us: u64,
+}
+
+/// Tombstones of long ago are to be dropped: what comes later and is older still is too late.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purge {
+    /// Never used twice.
+    pub id: String,
+    /// Tombstones of changes from before this time go, and no such change is taken any more; in µs since 1970.
+    pub below_us: u64,
 }
 
 /// What a merge did to the final table.
@@ -111,6 +123,8 @@ pub struct Recorded {
     pub number: u64,
     /// The generation of the newest of the final table's rows, or that it was switched to; 0 where it tells none.
     pub generation: u64,
+    /// The latest purge of tombstones, see [`Purge::below_us`]; 0: there was none.
+    pub purged_us: u64,
     /// Whether rows leave the log by themselves, so that files may have none there any more.
     pub expires: bool,
 }

@@ -284,6 +284,16 @@ impl SequenceBase {
     }
 }
 
+/// The least sequence that a change of this time, in µs since 1970, has in this generation: in the same grammar.
+pub fn first_sequence(generation: u64, time_us: u64) -> String {
+    format!("{generation:016x}/{time_us:016x}/{:016x}/{:016x}", 0, 0)
+}
+
+/// The time that a sequence tells, in µs since 1970; 0 for a row of a load. None where it is no sequence.
+pub fn time_of(sequence: &str) -> Option<u64> {
+    u64::from_str_radix(sequence.split('/').nth(1)?, 16).ok()
+}
+
 fn row_and_half(row: u64, half: Half) -> u64 {
     row * 2 + u64::from(half == Half::Whole)
 }
@@ -342,6 +352,15 @@ mod tests {
         let load = SequenceBase::new(&file("a", FileKind::Load), 1).unwrap().best_effort(u64::MAX, 7, Half::Whole);
         let change = SequenceBase::new(&file("b", FileKind::Cdc), 1).unwrap().best_effort(1, 0, Half::Delete);
         assert!(load < change);
+    }
+
+    #[test]
+    fn the_least_sequence_of_a_time_stands_between_what_was_before_and_what_comes_then() {
+        let base = SequenceBase::new(&file("a", FileKind::Cdc), 2).unwrap();
+        let before = base.best_effort(4, u64::from(u32::MAX), Half::Whole);
+        let (then, next) = (base.best_effort(5, 0, Half::Delete), first_sequence(3, 0));
+        assert!(before < first_sequence(2, 5) && first_sequence(2, 5) < then && then < next);
+        assert_eq!((time_of(&then), time_of(&next), time_of("none")), (Some(5), Some(0), None));
     }
 
     #[test]

@@ -88,6 +88,7 @@ async fn rebuild(
     };
     demand_whole(table, table_config, &recorded)?;
     demand_first_generation(table, &recorded)?;
+    demand_tombstones(table, &recorded)?;
     let opening = Opening { order: table_config.order, target: target.name };
     ledger.rebuild(table, opening, &recorded).await?;
     let rows: u64 = recorded.batches.iter().map(|(_, rows)| rows).sum();
@@ -105,6 +106,18 @@ fn demand_first_generation(table: &TableName, recorded: &Recorded) -> Result<()>
     let what = format!(
         "the table was reloaded: it is of generation {generation}, and when that began stood in the ledger alone"
     );
+    Err(Error::user(what).in_table(table).hint(
+        "restore the ledger from a backup, or give the table a new `target` and backfill it from the last load on",
+    ))
+}
+
+/// Demands that what was deleted, and whose tombstones are gone, is told by the log.
+fn demand_tombstones(table: &TableName, recorded: &Recorded) -> Result<()> {
+    if recorded.purged_us == 0 || !recorded.expires {
+        return Ok(());
+    }
+    let what =
+        "tombstones of the table were purged, and rows leave its log after some time: neither tells what was deleted";
     Err(Error::user(what).in_table(table).hint(
         "restore the ledger from a backup, or give the table a new `target` and backfill it from the last load on",
     ))
@@ -138,6 +151,15 @@ mod tests {
         assert!(demand_since(&config).unwrap_err().hint_text().unwrap().contains("write a time"));
         config.source.since = Some(Since::Beginning);
         assert!(demand_since(&config).is_ok());
+    }
+
+    #[test]
+    fn a_purged_table_is_rebuilt_only_from_a_log_that_is_whole() {
+        let is_fine = |purged_us, expires| {
+            demand_tombstones(&TableName::new("a", "b"), &Recorded { purged_us, expires, ..Recorded::default() })
+                .is_ok()
+        };
+        assert!(is_fine(0, true) && is_fine(7, false) && !is_fine(7, true));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! `freshet show TABLE`: what is in force for a table, and where it stands.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use chrono::DateTime;
 use datafusion::execution::runtime_env::RuntimeEnv;
 
 use crate::adhoc::AdHoc;
@@ -50,6 +52,9 @@ fn configuration(config: &Config, table: &TableName) -> String {
     out.push_str(&format!("order: {}\n", word(&table_config.order)));
     out.push_str(&format!("on_delete: {}\n", word(&table_config.on_delete)));
     out.push_str(&format!("auto_schema: {}\n", table_config.auto_schema));
+    if let Some(late_horizon) = table_config.late_horizon {
+        out.push_str(&format!("late_horizon: {}\n", shown_days(late_horizon)));
+    }
     if let Some(column) = &table_config.timestamp_column {
         out.push_str(&format!("timestamp_column: {column}\n"));
     }
@@ -60,6 +65,11 @@ fn configuration(config: &Config, table: &TableName) -> String {
         out.push_str(&format!("schema_override: {column} {to}\n"));
     }
     out
+}
+
+fn shown_days(duration: Duration) -> String {
+    let hours = duration.as_secs() / 3_600;
+    if hours.is_multiple_of(24) { format!("{}d", hours / 24) } else { format!("{hours}h") }
 }
 
 /// The word that stands for a value in freshet.yaml.
@@ -107,6 +117,10 @@ async fn standing(config: &Config, table: &TableName) -> Result<String> {
         state.rows_committed(),
         state.set_aside().len()
     );
+    let purged = i64::try_from(state.purged_us()).ok().filter(|us| *us > 0).and_then(DateTime::from_timestamp_micros);
+    if let Some(purged) = purged {
+        out.push_str(&format!("changes from before {} are too late\n", purged.format("%F %T UTC")));
+    }
     for set_aside in state.set_aside().iter().rev().take(SET_ASIDE_SHOWN) {
         out.push_str(&format!("set aside: {}\n", set_aside.reason.replace('\n', "\n  ")));
     }

@@ -1,11 +1,15 @@
 //! What single values cannot show: keys that contradict each other, and tables that would write one target.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::cursor::Cursor;
-use super::{BigQueryConfig, DatasetName, Mode, PipelineConfig, SinkConfig, SourceConfig, TableConfig};
+use super::{BigQueryConfig, DatasetName, Mode, OnDelete, PipelineConfig, SinkConfig, SourceConfig, TableConfig};
 use crate::change::TableName;
 use crate::error::Result;
+
+/// Less would set files aside that came late for no other reason than a night's trouble.
+const LATE_HORIZON_MIN: Duration = Duration::from_secs(24 * 3_600);
 
 /// A table's keys against each other. `at` is where the table itself is written, `config` what it and the
 /// defaults make together.
@@ -16,6 +20,18 @@ pub(super) fn table(at: &Cursor<'_>, config: &TableConfig) -> Result<()> {
         return Err(on_delete
             .error("means nothing in mode `append`, which keeps deletes as rows")
             .hint("remove it, or write `mode: merge`"));
+    }
+    if let (Some(late_horizon), Some(at)) = (config.late_horizon, at.get("late_horizon")) {
+        if config.mode == Some(Mode::Append) || config.on_delete == OnDelete::Mark {
+            return Err(at
+                .error("means nothing where no tombstones are kept")
+                .hint("it goes with `mode: merge` and `on_delete: remove`"));
+        }
+        if late_horizon < LATE_HORIZON_MIN {
+            return Err(at.error(format!("is less than {} h", LATE_HORIZON_MIN.as_secs() / 3_600)).hint(
+                "files that come later than this are set aside: leave room for a day on which something stood still",
+            ));
+        }
     }
     if !config.csv.header && config.csv.columns.is_empty() {
         return Err(at

@@ -215,6 +215,8 @@ pub struct TableConfig {
     pub order: Order,
     /// What a delete leaves behind.
     pub on_delete: OnDelete,
+    /// How much older than the newest change of the table a change may be when it comes; None: tombstones are kept for ever.
+    pub late_horizon: Option<Duration>,
     /// An expression over output columns that turns a change into a delete.
     pub delete_when: Option<String>,
     /// How CSV files of the table are written.
@@ -249,6 +251,7 @@ impl Default for TableConfig {
             timestamp_column: None,
             order: Order::BestEffort,
             on_delete: OnDelete::Remove,
+            late_horizon: None,
             delete_when: None,
             csv: CsvConfig::default(),
             storage: StorageConfig::default(),

@@ -16,9 +16,9 @@ use crate::change::batch::BatchLimits;
 use crate::change::types::ColumnType;
 use crate::error::{Error, Result};
 
-const DEFAULT_KEYS: [&str; 8] =
-    ["key", "mode", "on_delete", "delete_when", "order", "timestamp_column", "auto_schema", "csv"];
-const TABLE_KEYS: [&str; 16] = [
+const DEFAULT_KEYS: [&str; 9] =
+    ["key", "mode", "on_delete", "late_horizon", "delete_when", "order", "timestamp_column", "auto_schema", "csv"];
+const TABLE_KEYS: [&str; 17] = [
     "name",
     "key",
     "mode",
@@ -29,6 +29,7 @@ const TABLE_KEYS: [&str; 16] = [
     "timestamp_column",
     "order",
     "on_delete",
+    "late_horizon",
     "delete_when",
     "csv",
     "partition_by",
@@ -266,6 +267,7 @@ fn table(at: &Cursor<'_>, dataset: &str, folder: &Path) -> Result<TableConfig> {
         timestamp_column: read(at, "timestamp_column", |at| owned(at, "a column's name"))?,
         order: read(at, "order", |at| at.choice(&ORDERS))?.unwrap_or(own.order),
         on_delete: read(at, "on_delete", |at| at.choice(&ON_DELETES))?.unwrap_or(own.on_delete),
+        late_horizon: read(at, "late_horizon", Cursor::duration)?,
         delete_when: read(at, "delete_when", |at| owned(at, "an SQL expression over output columns"))?,
         csv: read(at, "csv", csv)?.unwrap_or(own.csv),
         storage: StorageConfig {

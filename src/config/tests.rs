@@ -310,6 +310,18 @@ fn keys_that_contradict_each_other_are_refused() {
         |c| table(c, "shop", "orders").mode,
         Some(Mode::Append),
     );
+    for keys in ["mode: append, late_horizon: 30d", "on_delete: mark, late_horizon: 30d"] {
+        let said = format!("{start}.late_horizon` means nothing where no tombstones are kept");
+        refuse(&orders(keys), &said, Some((2, 58 + 3 * u64::from(keys.starts_with("on")))), "on_delete: remove");
+    }
+    refuse(
+        &orders("late_horizon: 23h"),
+        &format!("{start}.late_horizon` is less than 24 h"),
+        Some((2, 44)),
+        "set aside",
+    );
+    let defaults = format!("defaults: {{late_horizon: 30d}}\n{}", orders("mode: append"));
+    check(&defaults, |c| table(c, "shop", "orders").late_horizon, Some(Duration::from_secs(30 * 24 * 3_600)));
     refuse(
         &orders("csv: {header: false}"),
         &format!("{start}` says `header: false` under `csv`, and nothing names the columns"),

@@ -26,7 +26,7 @@ pub(super) fn size(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-/// A whole number with a unit: `ms`, `s`, `m` or `h`. A number alone is refused: nobody could tell its unit.
+/// A whole number with a unit: `ms`, `s`, `m`, `h` or `d`. A number alone is refused: nobody could tell its unit.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let factor_ms: u64 = match unit {
@@ -34,6 +34,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return None,
     };
     number.checked_mul(factor_ms).map(Duration::from_millis)
@@ -81,6 +82,7 @@ mod tests {
             ("5s", Some(5_000)),
             ("1m", Some(60_000)),
             ("2 h", Some(7_200_000)),
+            ("30d", Some(2_592_000_000)),
             ("0s", Some(0)),
             ("5", None),
             ("5S", None),

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::change::batch::{Attempt, MergeAttempt, MergeCounts, Prepared};
+use crate::change::batch::{Attempt, MergeAttempt, MergeCounts, Prepared, Purge};
 use crate::change::{ChangeFile, FileId, FileKind, TableName};
 use crate::config::{Order, TargetRules};
 use crate::error::{Error, Result};
@@ -87,6 +87,14 @@ pub enum Entry {
         /// Its number.
         generation: u64,
     },
+    /// Tombstones of long ago will be dropped once what this chain has claimed so far is merged. No intent after this one
+    /// has changes from before that time.
+    Purge(Purge),
+    /// They are dropped.
+    Purged {
+        /// The number of the purge's entry.
+        purge: u64,
+    },
 }
 
 impl Entry {
@@ -94,15 +102,15 @@ impl Entry {
     pub(super) fn begins_something(&self) -> bool {
         match self {
             Self::Intent(_) | Self::SetAside { .. } | Self::Superseded { .. } => true,
-            Self::Gone { .. } | Self::Reload(_) | Self::Opened(_) | Self::Closed => true,
+            Self::Gone { .. } | Self::Reload(_) | Self::Opened(_) | Self::Closed | Self::Purge(_) => true,
             Self::Committed { .. } | Self::Lost { .. } | Self::Merged { .. } | Self::Held { .. } => false,
-            Self::MergeIntent(_) | Self::Compacted(_) | Self::Abandoned { .. } => false,
+            Self::MergeIntent(_) | Self::Compacted(_) | Self::Abandoned { .. } | Self::Purged { .. } => false,
         }
     }
 }
 
 /// The kinds of entry this version knows, as `entry` names them.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 16] = [
     "opened",
     "intent",
     "committed",
@@ -117,6 +125,8 @@ const KINDS: [&str; 14] = [
     "reload",
     "closed",
     "abandoned",
+    "purge",
+    "purged",
 ];
 
 /// What is fixed when a chain is opened and cannot be changed under way.
@@ -133,6 +143,9 @@ pub struct Opened {
     /// Files from before this time, in ms since 1970, are of an earlier generation; None in the first.
     #[serde(default)]
     pub cut_over_ms: Option<i64>,
+    /// When the chain was begun, in ms since 1970.
+    #[serde(default)]
+    pub opened_ms: i64,
 }
 
 impl Opened {
@@ -170,6 +183,9 @@ pub struct Intent {
     pub source_columns: Vec<String>,
     /// What the target keeps of the changes, by which key; the first intent's hold for the whole chain.
     pub rules: TargetRules,
+    /// Each of its changes was held against this, see [`Purge::below_us`]; 0: nothing was purged.
+    #[serde(default)]
+    pub purged_us: u64,
 }
 
 /// A change file, as the chain remembers it.
@@ -298,6 +314,15 @@ pub struct Standing {
     /// Whether the chain is that of a generation that was given up.
     #[serde(default)]
     pub abandoned: bool,
+    /// The purge that is open, by number.
+    #[serde(default)]
+    pub open_purge: Option<(u64, Purge)>,
+    /// The latest purge that is done, see [`Purge::below_us`]; 0: there was none.
+    #[serde(default)]
+    pub purged_us: u64,
+    /// The time of the newest change file that was committed, in ms since 1970; load files do not count.
+    #[serde(default)]
+    pub newest_ms: i64,
 }
 
 impl Snapshot {
@@ -434,7 +459,7 @@ mod tests {
     fn every_entry() -> Vec<Entry> {
         let attempt = intent("m", &[]).attempt;
         let loaded = (attempt.loaded_at, attempt.loaded_at);
-        let merge = MergeAttempt { attempt, batches: vec!["a".into()], rows: 7, loaded };
+        let merge = MergeAttempt { attempt, batches: vec!["a".into()], rows: 7, loaded, purged_us: 9 };
         vec![
             Entry::Opened(Opened {
                 table: TableName::new("db", "t"),
@@ -442,6 +467,7 @@ mod tests {
                 order: Order::BestEffort,
                 target: TableName::new("db", "t"),
                 cut_over_ms: None,
+                opened_ms: 10,
             }),
             Entry::Intent(Box::new(intent("a", &["f", "g"]))),
             Entry::Committed { intent: 2 },
@@ -456,6 +482,8 @@ mod tests {
             Entry::Reload(Reload { generation: 2, id: "r".into(), cut_over_ms: -1 }),
             Entry::Closed,
             Entry::Abandoned { generation: 2 },
+            Entry::Purge(Purge { id: "p".into(), below_us: 9 }),
+            Entry::Purged { purge: 4 },
         ]
     }
 
@@ -484,10 +512,10 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_asks_for_a_newer_freshet_and_garbage_for_a_backup() {
-        let newer = br#"{"nonce":"n","written_at":"2026-01-01T00:00:00Z","writer":"w","entry":"purge","below":"x"}"#;
+        let newer = br#"{"nonce":"n","written_at":"2026-01-01T00:00:00Z","writer":"w","entry":"renamed","to":"x"}"#;
         let error = Envelope::from_bytes(7, newer).unwrap_err();
         assert_eq!(error.kind(), Kind::User);
-        assert!(error.message().contains("`purge`") && error.hint_text().unwrap().contains("upgrade"), "{error}");
+        assert!(error.message().contains("`renamed`") && error.hint_text().unwrap().contains("upgrade"), "{error}");
         for garbage in [&b""[..], b"{", b"null", b"{\"entry\":\"lost\"}", b"\xff\x00", b"[[[["] {
             let error = Envelope::from_bytes(7, garbage).unwrap_err();
             assert_eq!(error.kind(), Kind::User);

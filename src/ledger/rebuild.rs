@@ -72,6 +72,7 @@ impl TableLedger {
             unmerged: batches.map(|(number, (attempt, rows))| (number, attempt.clone(), demanded(*rows))).collect(),
             standing: Standing {
                 files_committed: recorded.files.len() as u64,
+                purged_us: recorded.purged_us,
                 rows_committed: recorded.batches.iter().map(|(_, rows)| rows).sum(),
                 ..Standing::default()
             },

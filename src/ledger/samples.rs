@@ -3,7 +3,7 @@
 use chrono::DateTime;
 
 use super::{Intent, Opened, Reload, Segment, SetAside, Snapshot, Standing, Unfinished};
-use crate::change::batch::{Attempt, Prepared};
+use crate::change::batch::{Attempt, Prepared, Purge};
 use crate::change::{ChangeFile, TableName};
 use crate::config::{Mode, OnDelete, Order, TargetRules};
 use crate::ledger::{FileEntry, Opening};
@@ -17,7 +17,14 @@ pub(crate) fn opening() -> Opening {
 }
 
 pub(crate) fn opened() -> Opened {
-    Opened { table: table(), generation: 1, order: Order::BestEffort, target: table(), cut_over_ms: None }
+    Opened {
+        table: table(),
+        generation: 1,
+        order: Order::BestEffort,
+        target: table(),
+        cut_over_ms: None,
+        opened_ms: 10,
+    }
 }
 
 pub(crate) fn file(location: &str) -> FileEntry {
@@ -39,6 +46,7 @@ pub(crate) fn intent(attempt: &str, files: &[&str]) -> Intent {
         transform: format!("fingerprint of {attempt}"),
         source_columns: vec!["id".into()],
         rules: TargetRules { mode: Mode::Merge, key: vec!["id".into()], on_delete: OnDelete::Remove },
+        purged_us: 0,
     }
 }
 
@@ -74,6 +82,9 @@ pub(crate) fn snapshot() -> Snapshot {
             reloads: 2,
             closed: true,
             abandoned: false,
+            open_purge: Some((5, Purge { id: "p".into(), below_us: 30 })),
+            purged_us: 20,
+            newest_ms: 40,
         },
     }
 }

@@ -314,6 +314,11 @@ impl State {
             Entry::Reload(reload) => self.check_reload(reload, opened),
             Entry::Closed => Ok(()),
             Entry::Abandoned { generation } => self.check_abandoned(*generation, opened),
+            Entry::Purge(purge) => self.check_purge(purge),
+            Entry::Purged { purge } => {
+                let known = *purge <= self.head && (self.open_purge().is_none_or(|(open, _)| open >= *purge));
+                known.then_some(()).ok_or_else(|| format!("it ends purge {purge}, which does not exist"))
+            }
         }
     }
 
@@ -321,7 +326,9 @@ impl State {
     fn check_switch(&self, built: &Opened, opened: &Opened) -> Result<(), String> {
         let Some(reload) = &self.standing.reload else { return Err("it compacts another chain".into()) };
         let cut_over_ms = Some(reload.cut_over_ms);
-        if *built != (Opened { generation: reload.generation, cut_over_ms, ..opened.clone() }) {
+        if *built
+            != (Opened { generation: reload.generation, cut_over_ms, opened_ms: built.opened_ms, ..opened.clone() })
+        {
             return Err("it compacts another chain".into());
         }
         if !self.standing.closed || !self.open_intents.is_empty() || self.standing.open_merge.is_some() {
@@ -355,6 +362,9 @@ impl State {
         if intent.files.is_empty() {
             return Err("it claims no file".into());
         }
+        if intent.purged_us < self.purged_us() && !Planted::PurgeUnchecked.is_there() {
+            return Err("its changes were not held against the latest purge".into());
+        }
         self.check_attempt(&intent.attempt.id)?;
         let mut claimed = HashSet::new();
         for file in &intent.files {
@@ -383,6 +393,9 @@ impl State {
         }
         if merge.batches.is_empty() {
             return Err("it merges no batch".into());
+        }
+        if merge.purged_us > self.purged_us() {
+            return Err("it merges by a purge that does not exist".into());
         }
         self.check_attempt(&merge.attempt.id)?;
         let mut named = HashSet::new();
@@ -437,6 +450,8 @@ impl State {
             }
             Entry::Closed => self.standing.closed = true,
             Entry::Abandoned { .. } => self.take_abandoned(),
+            Entry::Purge(purge) => self.standing.open_purge = Some((number, purge.clone())),
+            Entry::Purged { purge } => self.take_purged(*purge),
         }
     }
 
@@ -487,6 +502,9 @@ impl State {
     fn take_committed(&mut self, number: u64, intent: Intent) {
         for file in &intent.files {
             self.held.remove(&file.id);
+            if file.kind == FileKind::Cdc {
+                self.standing.newest_ms = self.standing.newest_ms.max(file.time_ms);
+            }
             self.standing.files_committed = self.standing.files_committed.saturating_add(1);
             self.remember(false);
         }
@@ -556,5 +574,6 @@ impl State {
 }
 
 mod compacted;
+mod purge;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
+use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Purge};
 use crate::change::{ChangeFile, FileId, TableName};
 use crate::clock::Clock;
 use crate::config::{Order, TargetRules};
@@ -41,6 +41,9 @@ pub enum Claim {
     /// These files are claimed by others, or done, or of another generation; nothing was written. The attempt must never
     /// be committed.
     Refused(Vec<FileId>),
+    /// Tombstones are purged, and the batch's changes were not held against that; nothing was written. The batch is to be
+    /// made anew.
+    Outdated,
 }
 
 /// One table's chain, and what it amounts to as far as it was read.
@@ -206,6 +209,9 @@ impl TableLedger {
                 )));
             }
             demand_rules(state.rules().or(before.as_ref()), &intent)?;
+            if intent.purged_us < state.purged_us() && !Planted::PurgeUnchecked.is_there() {
+                return Ok(Step::Done(Claim::Outdated));
+            }
             let is_refused = |file: &&FileEntry| state.file_state(file.id).is_some() || !state.has(file);
             let refused: Vec<FileId> = intent.files.iter().filter(is_refused).map(|file| file.id).collect();
             if refused.is_empty() || Planted::ClaimUnchecked.is_there() {
@@ -290,14 +296,15 @@ impl TableLedger {
             if state.is_outgoing() {
                 return Ok(Step::Done(None));
             }
-            let waiting: Vec<(&Attempt, u64)> = state.unmerged().take(batches_max).collect();
+            let (mut waiting, purged_us) = state.to_merge();
+            waiting.truncate(batches_max);
             let times = waiting.iter().map(|(attempt, _)| attempt.loaded_at);
             let (Some(first), Some(last)) = (times.clone().min(), times.max()) else {
                 return Ok(Step::Done(None));
             };
             let batches = waiting.iter().map(|(attempt, _)| attempt.id.clone()).collect();
             let rows = waiting.iter().map(|(_, rows)| rows).sum();
-            let merge = MergeAttempt { attempt: attempt.clone(), batches, rows, loaded: (first, last) };
+            let merge = MergeAttempt { attempt: attempt.clone(), batches, rows, loaded: (first, last), purged_us };
             Ok(Step::Write(Entry::MergeIntent(merge)))
         })
         .await
@@ -313,6 +320,33 @@ impl TableLedger {
             Some(first) => Ok(Step::Done(first)),
             None if state.is_merged_and_compacted(merge) => Ok(Step::Done(counts)),
             None => Ok(Step::Write(Entry::Merged { merge, counts })),
+        })
+        .await
+    }
+
+    /// Begins to purge tombstones of changes from before this time, in µs since 1970. One that is open already, or goes as
+    /// far, stays; so does one of a chain that is closed, or that is being built.
+    ///
+    /// # Errors
+    /// [`Retry`](crate::error::Kind::Retry) where the ledger cannot be written now.
+    pub async fn begin_purge(&mut self, below_us: u64) -> Result<()> {
+        let (id, is_reload) = (self.fresh_id(), self.is_reload());
+        self.advance(&[], |state| {
+            let stays = is_reload || state.is_closed() || state.open_purge().is_some() || below_us <= state.purged_us();
+            let purge = Purge { id: id.clone(), below_us };
+            Ok(if stays { Step::Done(()) } else { Step::Write(Entry::Purge(purge)) })
+        })
+        .await
+    }
+
+    /// Says that a purge is done.
+    ///
+    /// # Errors
+    /// [`Retry`](crate::error::Kind::Retry) where the ledger cannot be written now.
+    pub async fn finish_purge(&mut self, purge: u64) -> Result<()> {
+        self.advance(&[], |state| match state.open_purge() {
+            Some((open, _)) if open == purge => Ok(Step::Write(Entry::Purged { purge })),
+            _ => Ok(Step::Done(())),
         })
         .await
     }
@@ -404,6 +438,7 @@ impl TableLedger {
             order,
             target,
             cut_over_ms: self.reload.as_ref().map(|reload| reload.cut_over_ms),
+            opened_ms: self.now_ms(),
         }
     }
 

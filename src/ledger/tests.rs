@@ -11,6 +11,7 @@ use super::chain::Pace;
 use super::faulty::{Counted, Fault, Faulty};
 use super::samples::{file, intent, opening, table};
 use super::*;
+use crate::change::FileKind;
 use crate::change::batch::{Attempt, CommitOutcome, MergeCounts};
 use crate::clock::Clock;
 use crate::clock::StillClock;
@@ -19,6 +20,7 @@ use crate::error::Kind;
 
 mod chains;
 mod compaction;
+mod purge;
 mod race;
 mod rebuild;
 mod reload;

@@ -111,6 +111,7 @@ impl TableRun {
     }
 
     async fn try_batch(&mut self, files: &[ChangeFile], report: &mut TableReport) -> Result<Outcome> {
+        self.follow_purge();
         let opened = self.open_files(files, report).await?;
         if opened.is_empty() {
             return Ok(Outcome::Done);
@@ -137,6 +138,7 @@ impl TableRun {
             transform: self.transform.fingerprint(),
             source_columns: columns,
             rules,
+            purged_us: self.transform.read.cdc.purged_us,
         };
         let number = match self.ledger.claim(intent).await? {
             Claim::Taken(number) => number,
@@ -144,6 +146,7 @@ impl TableRun {
                 let (claimed, free) = files.into_iter().partition(|file| ids.contains(&file.id()));
                 return Ok(Outcome::Unclaimed { free, claimed });
             }
+            Claim::Outdated => return Ok(Outcome::Unclaimed { free: files, claimed: Vec::new() }),
         };
         failpoint::INTENT_WRITTEN.reached();
         match self.commit(&target, number, &prepared).await? {

@@ -24,6 +24,7 @@ use crate::source::Delivery;
 
 pub mod carry;
 pub mod memory;
+pub mod purge;
 pub mod reload;
 pub mod report;
 pub mod rows;

@@ -65,6 +65,7 @@ pub fn read_rules(table_config: &TableConfig, generation: u64) -> ReadRules {
             generation,
             order: table_config.order,
             timestamp_column: table_config.timestamp_column.clone(),
+            purged_us: 0,
         },
         overrides: table_config.schema_override.clone(),
         auto_schema: table_config.auto_schema,

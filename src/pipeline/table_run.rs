@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
+use chrono::{DateTime, Utc};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 
@@ -63,6 +64,8 @@ pub struct TableRun {
     pub(super) tries: HashMap<FileId, u32>,
     finished: BTreeSet<FileId>,
     unmerged_rows: u64,
+    /// When a purge of tombstones is to be thought of again.
+    pub(super) purge_at: DateTime<Utc>,
 }
 
 /// A merge that stands in the ledger, and all that it takes to carry it out.
@@ -122,6 +125,7 @@ impl TableRun {
             tries: HashMap::new(),
             finished: BTreeSet::new(),
             unmerged_rows: 0,
+            purge_at: DateTime::UNIX_EPOCH,
         })
     }
 
@@ -149,6 +153,7 @@ impl TableRun {
             Merging::Later => outcome,
         };
         outcome?;
+        self.purge().await?;
         self.compact().await
     }
 
@@ -161,6 +166,14 @@ impl TableRun {
                 tracing::warn!(table = %self.table, error = error.report(), "the ledger cannot be compacted now");
                 Ok(())
             }
+        }
+    }
+
+    /// Holds what is read from now on against the latest purge.
+    pub(super) fn follow_purge(&mut self) {
+        let purged_us = if Planted::PurgeUnchecked.is_there() { 0 } else { self.ledger.state().purged_us() };
+        if std::mem::replace(&mut self.transform.read.cdc.purged_us, purged_us) != purged_us {
+            self.plans.clear();
         }
     }
 

@@ -3,5 +3,6 @@
 mod carrying;
 pub(crate) mod fake;
 mod faults;
+mod purge;
 mod rows;
 mod simulation;

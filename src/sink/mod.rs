@@ -7,7 +7,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::prelude::SessionContext;
 
 use crate::change::TableName;
-pub use crate::change::batch::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Recorded};
+pub use crate::change::batch::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Purge, Recorded};
 use crate::config::{Mode, OnDelete, StorageConfig};
 use crate::error::{Error, Result};
 
@@ -92,6 +92,13 @@ pub trait Sink: Send + Sync {
 
     /// Whether merges take this machine's memory and processors, rather than another's.
     fn merges_here(&self) -> bool;
+
+    /// The sequence of the newest of the final table's rows; None where it has none.
+    async fn newest(&self, target: &Target, session: &SessionContext) -> Result<Option<String>>;
+
+    /// Drops the tombstones that the purge names, all of whose changes are merged. May be repeated at will. A merge of
+    /// changes that were not held against it changes nothing from then on.
+    async fn purge(&self, target: &Target, purge: &Purge, session: &SessionContext) -> Result<()>;
 
     /// Gives this target's tables the columns of those in which a generation was built, so that the rows of that fit.
     async fn fit(&self, built: &Target, target: &Target, session: &SessionContext) -> Result<()>;

@@ -53,6 +53,10 @@ failpoints! {
     COMPACTED "compacted"
     /// The compaction is marked; nothing is deleted.
     COMPACTION_MARKED "compaction_marked"
+    /// A purge stands in the ledger; the tombstones are as before.
+    PURGE_WRITTEN "purge_written"
+    /// The tombstones of long ago are dropped; no entry says so.
+    PURGED "purged"
     /// The present generation is closed, the one being built is not.
     GENERATION_CLOSED "generation_closed"
     /// Both are closed; the targets are as before.
@@ -70,9 +74,13 @@ failpoints! {
 /// Those that only a reload comes to.
 pub const OF_A_RELOAD: [Failpoint; 4] = [GENERATION_CLOSED, RELOAD_CLOSED, SWITCH_BEGINS, SWITCHED];
 
+/// Those that only a purge comes to.
+pub const OF_A_PURGE: [Failpoint; 2] = [PURGE_WRITTEN, PURGED];
+
 /// Those that every run comes to which has enough to do.
 pub fn of_a_run() -> impl Iterator<Item = Failpoint> {
-    ALL.iter().copied().filter(|failpoint| !OF_A_RELOAD.contains(failpoint))
+    let others = |failpoint: &Failpoint| OF_A_RELOAD.contains(failpoint) || OF_A_PURGE.contains(failpoint);
+    ALL.iter().copied().filter(move |failpoint| !others(failpoint))
 }
 
 /// The one that is armed, and the signal it sends.

@@ -30,6 +30,10 @@ pub(crate) enum Planted {
     CutOverIgnored,
     /// Something is begun in a generation although another is about to take its place.
     ClosedIgnored,
+    /// Changes are not held against the latest purge.
+    PurgeUnchecked,
+    /// Tombstones are purged although batches from before wait to be merged.
+    PurgeTooEarly,
     /// A key update is not split.
     KeyUpdateWhole,
     /// The sink takes an older change over a newer one.

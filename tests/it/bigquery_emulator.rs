@@ -118,6 +118,7 @@ impl Bench {
         let merge = MergeAttempt {
             attempt: self.attempt("merge", 10_000 + self.merges),
             batches: of.iter().map(|attempt| attempt.id.clone()).collect(),
+            purged_us: 0,
             rows: 0,
             loaded: (times.clone().min().unwrap(), times.max().unwrap()),
         };

@@ -66,6 +66,11 @@ impl Drop for Running {
     }
 }
 
+/// Whether a program says that it, or a part of it, has panicked.
+pub(crate) fn has_broken_down(said: &str) -> bool {
+    said.contains("panicked at") || said.contains("a part of the program broke down")
+}
+
 /// A program that ran to its end.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -77,7 +82,7 @@ impl Ended {
     /// Keeps what a program said; it may have failed, but not have panicked.
     pub(crate) fn new(what: String, output: Output) -> Self {
         let ended = Self { what, output };
-        assert!(!ended.stderr().contains("panicked at"), "{}", ended.report());
+        assert!(!has_broken_down(&ended.stderr()), "{}", ended.report());
         ended
     }
 

@@ -22,7 +22,7 @@ fn log_of(scene: &Scene) -> PathBuf {
 /// What the daemons of a scene have logged; none of them may have panicked.
 pub(crate) fn log(scene: &Scene) -> String {
     let said = std::fs::read_to_string(log_of(scene)).unwrap_or_default();
-    assert!(!said.contains("panicked at"), "{said}");
+    assert!(!binary::has_broken_down(&said), "{said}");
     said
 }
 

@@ -248,6 +248,7 @@ fn intent(attempt: &str) -> Intent {
         transform: "fingerprint".into(),
         source_columns: vec!["id".into()],
         rules: TargetRules { mode: Mode::Append, key: Vec::new(), on_delete: OnDelete::Remove },
+        purged_us: 0,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Kind};
 
 fn rules(order: Order, timestamp_column: Option<&str>) -> ReadRules {
     let timestamp_column = timestamp_column.map(str::to_owned);
-    ReadRules { cdc: CdcRules { generation: 1, order, timestamp_column }, ..plain_rules() }
+    ReadRules { cdc: CdcRules { generation: 1, order, timestamp_column, purged_us: 0 }, ..plain_rules() }
 }
 
 async fn read(path: &str, rules: &ReadRules, columns: &[(&str, ArrayRef)], select: &str) -> Result<Vec<String>, Error> {
@@ -133,4 +133,18 @@ async fn an_exact_order_is_that_of_ar_h_change_seq_whatever_the_file_says() {
     check_refused("a.parquet", &exact, &null, "AR_H_CHANGE_SEQ is NULL", Some(1)).await;
     let short = [("Op", texts(["I"])), ("AR_H_CHANGE_SEQ", texts(["2023"]))];
     check_refused("a.parquet", &exact, &short, "`2023` is not a change sequence", Some(0)).await;
+}
+
+#[tokio::test]
+async fn a_change_from_before_a_purge_is_too_late_and_so_is_a_row_of_a_load() {
+    let mut rules = rules(Order::BestEffort, Some("at"));
+    // 2023-03-15 14:30:00.
+    rules.cdc.purged_us = 1_678_890_600_000_000;
+    let (first, before) = (1_678_890_600_000, 1_678_890_599_999);
+    let at = |times: [i64; 2]| [("at", Arc::new(TimestampMillisecondArray::from(times.to_vec())) as ArrayRef)];
+    check("a.parquet", &rules, &at([first, first + 1]), "_cdc_row", &["0", "1"]).await;
+    let message =
+        "a change of 2023-03-15 14:29:59.999 UTC comes too late: what was deleted before 2023-03-15 14:30:00 UTC";
+    check_refused("a.parquet", &rules, &at([first, before]), message, Some(1)).await;
+    check_refused("LOAD1.parquet", &rules, &at([first, first]), "a row of the full load comes too late", Some(0)).await;
 }

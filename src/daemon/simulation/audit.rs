@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::model::{Arrival, History, Later, Reload, key_updates, log_rows};
+use super::model::{Arrival, History, Later, Reload, finals_of, key_updates, log_rows};
 use super::{Story, World};
 use crate::change::{FileId, TableName};
-use crate::ledger::{FileState, State};
+use crate::ledger::{FileState, SetAside, State};
 
 /// What a table has yet to do, for messages.
 pub(super) fn open(table: &TableName, state: &State) -> String {
@@ -35,9 +35,9 @@ pub(super) async fn audit(world: &World, history: &History) -> Result<Story, Str
         }
         let all = &files;
         let files: Vec<&Arrival> = all.iter().copied().filter(|file| is_of(file, reload)).collect();
-        if !state.set_aside().is_empty() {
-            return Err(format!("{table}: files were set aside: {:?}", state.set_aside()));
-        }
+        let horizon = history.horizons.get(table);
+        demand_too_late(table, state, horizon.is_some())?;
+        story.too_late += state.set_aside().len() as u64;
         let (mut expected_log, uncertain, vanished) = expected(world, state, &files, reload.is_some())?;
         for (location, text, id) in &load {
             if has_rows(state, *id) != Some(true) {
@@ -56,7 +56,15 @@ pub(super) async fn audit(world: &World, history: &History) -> Result<Story, Str
         if log != expected_log {
             return Err(format!("{table}: the log has {}", difference(&expected_log, &log)));
         }
-        let expected: BTreeSet<String> = certain.iter().cloned().chain(uncertain).collect();
+        let expected: BTreeSet<String> = match horizon {
+            None => certain.iter().cloned().chain(uncertain).collect(),
+            // Of the changes that were not too late.
+            Some(_) => {
+                let carried = files.iter().flat_map(|file| versions(world, file));
+                let carried = carried.filter(|(_, id)| has_rows(state, *id) == Some(true)).map(|(text, _)| text);
+                finals_of(load.iter().map(|(_, text, _)| *text).chain(carried))
+            }
+        };
         if finals != expected {
             let (expected, found) = (Vec::from_iter(expected), Vec::from_iter(finals));
             return Err(format!("{table}: the final table has {}", difference(&expected, &found)));
@@ -73,6 +81,18 @@ pub(super) async fn audit(world: &World, history: &History) -> Result<Story, Str
     (story.fortunes, story.hazards, story.compactions, story.written_below, story.read_below).hash(&mut trace);
     story.trace = trace.finish();
     Ok(story)
+}
+
+/// Demands that no file was set aside but such as came too late.
+fn demand_too_late(table: &TableName, state: &State, forgets: bool) -> Result<(), String> {
+    let is_late = |set_aside: &SetAside| {
+        let time_us = u64::try_from(set_aside.file.time_ms).unwrap_or(0) * 1_000;
+        set_aside.reason.contains("comes too late") && time_us < state.purged_us()
+    };
+    if state.set_aside().iter().all(|set_aside| forgets && is_late(set_aside)) {
+        return Ok(());
+    }
+    Err(format!("{table}: files were set aside: {:?}", state.set_aside()))
 }
 
 /// The load's location, text and identity; None where it has no file.
@@ -128,7 +148,8 @@ fn expected(
             let Some(has_rows) = has_rows else {
                 return Err(format!("{location} with the text {text:?} is not done"));
             };
-            if !has_rows && file.later == Later::Stays {
+            let is_late = state.set_aside().iter().any(|set_aside| set_aside.file.id == id);
+            if !has_rows && file.later == Later::Stays && !is_late {
                 return Err(format!("{location} was given up, but nothing happened to it"));
             }
             vanished += u64::from(!has_rows);

@@ -150,7 +150,10 @@ impl Observer for Witness {
 fn config(history: &History, queries: &Path, dice: &mut Dice) -> Config {
     let mut config = Config { queries: queries.to_owned(), ..Config::for_folder("simulated") };
     config.unlisted = None;
-    history.finals.keys().for_each(|table| fake::list(&mut config, table.clone()));
+    for table in history.finals.keys() {
+        fake::list(&mut config, table.clone());
+        config.tables.get_mut(table).unwrap().late_horizon = history.horizons.get(table).copied();
+    }
     config.pipeline.error_threshold = 1.0;
     config.pipeline.limits.files_max = usize::try_from(1 + dice.below(5)).unwrap();
     config.pipeline.ledger_entries_max = 2 + dice.below(12);
@@ -421,6 +424,7 @@ struct Story {
     overwritten: u64,
     key_updates: u64,
     reloads: u64,
+    too_late: u64,
     /// A hash of what the sink has in the end, of each chain's length and of what happened on the way, to see whether a
     /// seed replays alike.
     trace: u64,

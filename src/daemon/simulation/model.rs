@@ -59,6 +59,22 @@ fn is_key_update(cells: &[&str]) -> bool {
     cells[3] != "NULL" && cells[3] != cells[1]
 }
 
+/// The final rows that these texts make, one after the other, as `id name`.
+pub(super) fn finals_of<'a>(texts: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+    let mut rows: BTreeMap<&str, &str> = BTreeMap::new();
+    for line in texts.into_iter().flat_map(|text| text.lines().skip(1)) {
+        let cells: Vec<&str> = line.split(',').collect();
+        if is_key_update(&cells) {
+            rows.remove(cells[3]);
+        }
+        match cells[0] {
+            "D" => _ = rows.remove(cells[1]),
+            _ => _ = rows.insert(cells[1], cells[2]),
+        }
+    }
+    rows.into_iter().map(|(id, name)| format!("{id} {name}")).collect()
+}
+
 /// How many rows of a text change their key.
 pub(super) fn key_updates(text: &str) -> usize {
     text.lines().skip(1).filter(|line| is_key_update(&line.split(',').collect::<Vec<_>>())).count()
@@ -72,6 +88,8 @@ pub(super) struct History {
     pub(super) finals: BTreeMap<TableName, BTreeSet<String>>,
     /// Tables that are loaded anew.
     pub(super) reloads: BTreeMap<TableName, Reload>,
+    /// Tables that forget what was deleted so long ago, in the time that files name.
+    pub(super) horizons: BTreeMap<TableName, Duration>,
 }
 
 /// The moment named by the first file.
@@ -186,11 +204,20 @@ pub(super) fn history(dice: &mut Dice) -> History {
         let name = TableName::new("shop", format!("t{number}"));
         let mut table = Table { name: name.clone(), rows: BTreeMap::new(), number: 0 };
         let reloaded_at = (dice.below(2) == 0).then(|| dice.below(files));
+        let forgets = dice.below(2) == 0;
+        if forgets {
+            history.horizons.insert(name.clone(), Duration::from_secs(1 + dice.below(3)));
+        }
         for file in 0..files {
             if reloaded_at == Some(file) {
                 history.reloads.insert(name.clone(), table.reload(dice, file));
             }
-            let arrival = arrival(dice, &mut table, file);
+            let mut arrival = arrival(dice, &mut table, file);
+            if forgets {
+                // Rather in order, so that there is always something newer to come, and a few are late.
+                let each = HOURS.as_secs() / 4 / files;
+                arrival.put_after = Duration::from_secs(each * file) + seconds(dice, each * 8);
+            }
             history.files.push(arrival);
         }
         let finals = table.rows.iter().map(|(id, name)| format!("{id} {name}")).collect();

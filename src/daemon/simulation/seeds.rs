@@ -46,6 +46,9 @@ fn whatever_befalls_the_daemons_the_tables_are_the_sources() {
         ("changes of a key", sum.key_updates),
         ("reloads", sum.reloads),
         ("switches", hazards.switches),
+        ("purges", hazards.purges),
+        ("tombstones purged", hazards.stones_purged),
+        ("files too late for a purge", sum.too_late),
     ] {
         assert!(count >= 30 || seeds.end - seeds.start < SEEDS, "only {count} {what} in the seeds {seeds:?}");
     }
@@ -91,6 +94,8 @@ each_is_found! {
     an_unseen_compaction_is_found CompactionUnseen
     a_compaction_without_open_intents_is_found CompactionForgetsIntents
     a_compaction_without_finished_files_is_found CompactionForgetsFiles
+    an_unchecked_purge_is_found PurgeUnchecked
+    a_purge_that_is_too_early_is_found PurgeTooEarly
     a_key_update_that_is_not_split_is_found KeyUpdateWhole
     a_cut_over_that_is_ignored_is_found CutOverIgnored
     what_is_begun_in_a_closed_generation_is_found ClosedIgnored
@@ -115,6 +120,9 @@ impl Story {
         hazards.late_for_row += other.hazards.late_for_row;
         hazards.merges_at_once += other.hazards.merges_at_once;
         hazards.switches += other.hazards.switches;
+        hazards.purges += other.hazards.purges;
+        hazards.stones_purged += other.hazards.stones_purged;
+        hazards.late_for_purge += other.hazards.late_for_purge;
         hazards.late_for_generation += other.hazards.late_for_generation;
         self.compactions += other.compactions;
         self.written_below += other.written_below;
@@ -123,5 +131,6 @@ impl Story {
         self.overwritten += other.overwritten;
         self.key_updates += other.key_updates;
         self.reloads += other.reloads;
+        self.too_late += other.too_late;
     }
 }

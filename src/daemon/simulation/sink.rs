@@ -10,7 +10,8 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use tokio::time::Instant;
 
-use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Recorded};
+use crate::change;
+use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Purge, Recorded};
 use crate::error::{Error, Result};
 use crate::pipeline::tests::fake::{Row, rows_of};
 use crate::sink::{Rows, Sink, Target};
@@ -31,6 +32,9 @@ pub(super) struct Hazards {
     pub(super) merges_at_once: u64,
     pub(super) switches: u64,
     pub(super) late_for_generation: u64,
+    pub(super) purges: u64,
+    pub(super) stones_purged: u64,
+    pub(super) late_for_purge: u64,
 }
 
 /// The sink, for all daemons.
@@ -46,6 +50,8 @@ pub(super) struct Tables {
     merging: BTreeMap<String, u64>,
     /// The generation that a table was switched to.
     generations: BTreeMap<String, u64>,
+    /// Up to which time the tombstones of a table and generation are purged.
+    purged: BTreeMap<(String, u64), u64>,
     pub(super) hazards: Hazards,
 }
 
@@ -139,6 +145,28 @@ impl Tables {
         }
         self.hazards.late_for_generation += 1;
         Err(Error::fenced("the table was switched"))
+    }
+
+    /// Demands that no tombstone is gone which this merge needs.
+    fn demand_unpurged(&mut self, target: &Target, merge: &MergeAttempt) -> Result<()> {
+        let purged = self.purged.get(&(target.name.to_string(), target.generation)).copied().unwrap_or(0);
+        if purged <= merge.purged_us {
+            return Ok(());
+        }
+        self.hazards.late_for_purge += 1;
+        Err(Error::fenced("the tombstones were purged"))
+    }
+
+    fn purge(&mut self, target: &Target, purge: &Purge) {
+        let name = target.name.to_string();
+        let purged = self.purged.entry((name.clone(), target.generation)).or_default();
+        *purged = purge.below_us.max(*purged);
+        let floor = change::first_sequence(target.generation, purge.below_us);
+        let stones = self.tombstones.entry(name).or_default();
+        let before = stones.len();
+        stones.retain(|_, sequence| *sequence >= floor);
+        self.hazards.stones_purged += (before - stones.len()) as u64;
+        self.hazards.purges += 1;
     }
 
     fn bury(&mut self, table: &str, latest: &BTreeMap<String, Row>) {
@@ -274,15 +302,33 @@ impl Sink for LivedSink {
         let _merging = Merging::begin(&self.tables, &table);
         let latest = self.tables.lock().unwrap().latest(target, merge)?;
         self.tables.lock().unwrap().demand_generation(target)?;
+        self.tables.lock().unwrap().demand_unpurged(target, merge)?;
         self.tables.lock().unwrap().bury(&table, &latest);
         self.go().await?;
         self.tables.lock().unwrap().demand_generation(target)?;
+        self.tables.lock().unwrap().demand_unpurged(target, merge)?;
         let counts = self.tables.lock().unwrap().merge(&table, latest);
         self.back(counts).await
     }
 
     fn merges_here(&self) -> bool {
         false
+    }
+
+    async fn newest(&self, target: &Target, _: &SessionContext) -> Result<Option<String>> {
+        self.go().await?;
+        let newest = {
+            let tables = self.tables.lock().unwrap();
+            let rows = tables.finals.get(&target.name.to_string()).into_iter().flat_map(BTreeMap::values);
+            rows.map(|row| row["_cdc_sequence"].clone()).max()
+        };
+        self.back(newest).await
+    }
+
+    async fn purge(&self, target: &Target, purge: &Purge, _: &SessionContext) -> Result<()> {
+        self.go().await?;
+        self.tables.lock().unwrap().purge(target, purge);
+        self.back(()).await
     }
 
     async fn fit(&self, _: &Target, _: &Target, _: &SessionContext) -> Result<()> {

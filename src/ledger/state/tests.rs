@@ -1,7 +1,7 @@
 //! The fold: what chains amount to, and which cannot be.
 
 use super::*;
-use crate::change::batch::Attempt;
+use crate::change::batch::{Attempt, Purge};
 use crate::error::Kind;
 use crate::ledger::samples::{announced, file, intent, opened};
 
@@ -29,7 +29,7 @@ fn merges(attempt: &str, batches: &[&str]) -> Entry {
     let attempt = Attempt { id: attempt.into(), loaded_at: chrono::DateTime::UNIX_EPOCH };
     let loaded = (attempt.loaded_at, attempt.loaded_at);
     let batches = batches.iter().map(|batch| (*batch).into()).collect();
-    Entry::MergeIntent(MergeAttempt { attempt, batches, rows: 1, loaded })
+    Entry::MergeIntent(MergeAttempt { attempt, batches, rows: 1, loaded, purged_us: 0 })
 }
 
 fn unmerged(state: &State) -> Vec<&str> {
@@ -245,4 +245,20 @@ fn a_file_held_while_an_intent_claims_it_waits_if_that_is_lost() {
     assert_eq!(lost.held().count(), 1, "its source was told that it is done");
     committed.apply(4, &Entry::Committed { intent: 2 }).unwrap();
     assert_eq!((committed.held().count(), committed.is_held(announced("f").id())), (0, false));
+}
+
+#[test]
+fn a_chain_that_breaks_a_purge_is_damaged() {
+    let purges = |below_us| Entry::Purge(Purge { id: "p".into(), below_us });
+    let begun = [opens(), claims("a", &["f"]), purges(500)];
+    let with = |entries: &[Entry]| [&begun[..], entries].concat();
+    refuses(&with(&[claims("b", &["g"])]), "held against");
+    refuses(&with(&[purges(600)]), "purge 3 is open");
+    refuses(&with(&[Entry::Purged { purge: 9 }]), "ends purge 9");
+    refuses(&with(&[Entry::Purged { purge: 3 }, purges(500)]), "what is purged");
+    let mut merge = vec![opens(), claims("a", &["f"]), Entry::Committed { intent: 2 }, merges("m", &["a"])];
+    if let Some(Entry::MergeIntent(merge)) = merge.last_mut() {
+        merge.purged_us = 1;
+    }
+    refuses(&merge, "a purge that does not exist");
 }

@@ -237,7 +237,7 @@ async fn a_garbled_entry_stops_its_table_and_is_named() {
         assert!(error.message().contains("damaged at entry 3"), "{}", error.report());
         assert_eq!(open.finish(2, CommitOutcome::Committed).await.unwrap_err().kind(), Kind::User);
     }
-    put(&store, &entry_path(3), r#"{"nonce":"","written_at":"2026-01-01T00:00:00Z","writer":"","entry":"purged"}"#)
+    put(&store, &entry_path(3), r#"{"nonce":"","written_at":"2026-01-01T00:00:00Z","writer":"","entry":"renamed"}"#)
         .await;
     let error = open.refresh().await.unwrap_err();
     assert!(error.hint_text().unwrap().contains("upgrade"));

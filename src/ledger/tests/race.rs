@@ -198,7 +198,7 @@ fn audit(chain: &BTreeMap<u64, Entry>, told: &[Told]) -> HashMap<FileId, FileSta
             Entry::Superseded { file } => assert_eq!(holders.insert(file.id, FileState::Superseded), None),
             Entry::Gone { file } => assert_eq!(holders.insert(file.id, FileState::Gone), None),
             Entry::Held { .. } | Entry::Compacted(_) => {}
-            Entry::Reload(_) | Entry::Closed | Entry::Abandoned { .. } => {
+            Entry::Reload(_) | Entry::Closed | Entry::Abandoned { .. } | Entry::Purge(_) | Entry::Purged { .. } => {
                 panic!("entry {number} was written by nobody")
             }
             Entry::MergeIntent(merge) => {

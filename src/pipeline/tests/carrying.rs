@@ -195,6 +195,7 @@ async fn claim_elsewhere(world: &World, file: ChangeFile) {
         transform: String::new(),
         source_columns: vec![],
         rules: TargetRules { mode: Mode::Merge, key: vec!["id".into()], on_delete: OnDelete::Remove },
+        purged_us: 0,
     };
     assert!(matches!(ledger.claim(intent).await.unwrap(), Claim::Taken(_)));
 }

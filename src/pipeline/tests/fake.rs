@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::inflate::Staging;
 use crate::catalog::opened::Opener;
 use crate::catalog::samples::{ROOMY, Shelf, orders};
-use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Recorded};
+use crate::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Purge, Recorded};
 use crate::change::{ChangeFile, TableName};
 use crate::clock::StillClock;
 use crate::config::{Config, TableConfig};
@@ -55,7 +55,7 @@ pub(crate) struct Kept {
     committed: BTreeMap<String, Vec<Row>>,
     lost: Vec<String>,
     finals: BTreeMap<String, BTreeMap<String, Row>>,
-    calls: Vec<String>,
+    pub(crate) calls: Vec<String>,
 }
 
 /// A sink in memory. Faults are taken from the script of each step, one a call; after them none.
@@ -235,6 +235,17 @@ impl Sink for FakeSink {
         true
     }
 
+    async fn newest(&self, target: &Target, _: &SessionContext) -> Result<Option<String>> {
+        let kept = self.kept.lock().unwrap();
+        let rows = kept.finals.get(&target.source.to_string()).into_iter().flat_map(BTreeMap::values);
+        Ok(rows.map(|row| row["_cdc_sequence"].clone()).max())
+    }
+
+    async fn purge(&self, target: &Target, purge: &Purge, _: &SessionContext) -> Result<()> {
+        self.call(format!("purge {} {}", target.source, purge.below_us));
+        Ok(())
+    }
+
     async fn fit(&self, _: &Target, _: &Target, _: &SessionContext) -> Result<()> {
         Ok(())
     }
@@ -322,6 +333,11 @@ impl World {
         let mut world = Self { shelf: Shelf::default(), ledgers: Arc::default(), config, clock: Arc::default() };
         world.list(orders());
         world
+    }
+
+    /// Time goes on.
+    pub(crate) fn forward(&self, by: chrono::TimeDelta) {
+        self.clock.forward(by);
     }
 
     /// Lists a table in the configuration, keyed by `id`.

@@ -53,6 +53,7 @@ async fn once(sink: &BigQuerySink, target: &Target, merge: &MergeAttempt) -> Res
         tables::ensure(sink, target, Part::Tombstones, &columns::tombstone_columns(&key)).await?;
     }
     let (final_table, tombstones) = (sink.table(target, Part::Final), sink.table(target, Part::Tombstones));
+    let floor = sql::floor(target.generation, merge.purged_us);
     let merging = Merging {
         log: &log,
         final_table: &final_table,
@@ -61,7 +62,7 @@ async fn once(sink: &BigQuerySink, target: &Target, merge: &MergeAttempt) -> Res
         key: &key,
         columns: &columns,
         merge,
-        generation: target.generation,
+        floor: &floor,
     };
     let steps = Steps { sink, target, merging };
     match steps.run(&log_columns).await {
@@ -170,8 +171,8 @@ pub(super) async fn show_live(sink: &BigQuerySink, target: &Target, merging: &Me
     let unreadable = |failure: Failure| failure.into_error(format!("the view {view} cannot be read"));
     let shown = sink.rest.table(&view).await.map_err(unreadable)?;
     let shown = shown.as_ref().and_then(|resource| resource["view"]["query"].as_str()).map(str::trim);
-    if shown.is_some_and(|shown| sql::live_generation(shown) > merging.generation) {
-        // The table was switched meanwhile.
+    if shown.is_some_and(|shown| sql::live_floor(shown) > merging.floor) {
+        // The table was switched or purged meanwhile.
         return Ok(());
     }
     if shown != Some(query.as_str()) {

@@ -17,6 +17,7 @@ fn attempt() -> MergeAttempt {
     MergeAttempt {
         attempt: Attempt { id: "m-1".into(), loaded_at: at(100) },
         batches: vec!["b-1".into()],
+        purged_us: 0,
         rows: 0,
         loaded: (at(0), at(10)),
     }
@@ -107,7 +108,7 @@ async fn steps_that_have_nothing_to_do_cost_no_job() {
             key: &log[..1],
             columns: &columns::final_columns(&log, OnDelete::Remove),
             merge: &attempt(),
-            generation: 1,
+            floor: "",
         };
         json!({"type": "VIEW", "view": {"query": merging.live(since)}})
     };

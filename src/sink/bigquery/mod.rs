@@ -15,7 +15,7 @@ use crate::config::BigQueryConfig;
 use crate::error::Result;
 use crate::sink::part::Part;
 use crate::sink::token::Tokens;
-use crate::sink::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Recorded, Rows, Sink, Target};
+use crate::sink::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Purge, Recorded, Rows, Sink, Target};
 
 mod append;
 mod bounds;
@@ -32,6 +32,7 @@ mod jobs;
 mod layout;
 mod merge;
 mod prepare;
+mod purge;
 mod recorded;
 mod repeated;
 mod rest;
@@ -127,6 +128,14 @@ impl Sink for BigQuerySink {
 
     fn merges_here(&self) -> bool {
         false
+    }
+
+    async fn newest(&self, target: &Target, _session: &SessionContext) -> Result<Option<String>> {
+        Box::pin(purge::newest(self, target)).await.map_err(|error| error.in_table(&target.source))
+    }
+
+    async fn purge(&self, target: &Target, purge: &Purge, _session: &SessionContext) -> Result<()> {
+        Box::pin(purge::purge(self, target, purge)).await.map_err(|error| error.in_table(&target.source))
     }
 
     async fn fit(&self, built: &Target, target: &Target, _session: &SessionContext) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::jobs::{self, Step};
 use super::trouble::Failure;
-use super::{BigQuerySink, sql, switch};
+use super::{BigQuerySink, purge, sql, switch};
 use crate::change::batch::Recording;
 use crate::error::{Error, Result};
 use crate::sink::part::Part;
@@ -24,6 +24,7 @@ pub(super) async fn recorded(sink: &BigQuerySink, target: &Target) -> Result<Opt
         Some(resource) => switch::noted_generation(resource).max(generation(sink, target).await?),
         None => 0,
     };
+    let purged_us = if has_final { purge::purged_us(sink, target).await? } else { 0 };
     let expires = !resource["expirationTime"].is_null() || !resource["timePartitioning"]["expirationMs"].is_null();
     let statement = sql::recorded(&log);
     let prefix = format!("freshet_recorded_{}", sink.clock.fresh_id());
@@ -38,7 +39,7 @@ pub(super) async fn recorded(sink: &BigQuerySink, target: &Target) -> Result<Opt
             })?;
         }
         if page.next.is_none() {
-            return Ok(Some(Recorded { generation, has_final, expires, ..recording.recorded() }));
+            return Ok(Some(Recorded { generation, has_final, purged_us, expires, ..recording.recorded() }));
         }
         let next = sink.rest.job_page(done.id(), page.next).await.map_err(failed)?;
         page = next.ok_or_else(|| Error::retry(format!("{message}: the answer is gone")).hint("try again"))?;
@@ -47,11 +48,8 @@ pub(super) async fn recorded(sink: &BigQuerySink, target: &Target) -> Result<Opt
 
 /// The generation of the newest of the final table's rows; 0 where there is none.
 async fn generation(sink: &BigQuerySink, target: &Target) -> Result<u64> {
+    let Some(newest) = purge::newest(sink, target).await? else { return Ok(0) };
     let table = sink.table(target, Part::Final);
-    let prefix = format!("freshet_newest_{}", sink.clock.fresh_id());
-    let step = Step { prefix, sql: &sql::newest(&table), message: format!("{table} cannot be read") };
-    let rows = jobs::rows(sink, &step).await?;
-    let Some(Some(newest)) = rows.first().and_then(|row| row.first()) else { return Ok(0) };
     let generation = newest.split('/').next().and_then(|digits| u64::from_str_radix(digits, 16).ok());
     generation.ok_or_else(|| {
         Error::user(format!("{table} has a row with the sequence `{newest}`, which is none"))

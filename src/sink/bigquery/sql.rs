@@ -7,6 +7,7 @@
 use chrono::{DateTime, Utc};
 
 use super::TableId;
+use crate::change;
 use crate::change::types::ColumnType;
 use crate::config::OnDelete;
 use crate::sink::columns::{self, same};
@@ -128,8 +129,23 @@ pub(super) struct Merging<'a> {
     /// The final table's columns, see [`columns::final_columns`].
     pub(super) columns: &'a [Column],
     pub(super) merge: &'a MergeAttempt,
-    /// The generation that is merged: of earlier ones the view shows what the final table has.
-    pub(super) generation: u64,
+    /// See [`floor`].
+    pub(super) floor: &'a str,
+}
+
+/// Of changes below this sequence the view shows what the final table has: those of earlier generations, and those whose
+/// tombstones may be gone. Empty: of none.
+pub(super) fn floor(generation: u64, purged_us: u64) -> String {
+    match (generation, purged_us) {
+        (..=1, 0) => String::new(),
+        (later, 0) => format!("{later:016x}"),
+        (generation, purged_us) => change::first_sequence(generation, purged_us),
+    }
+}
+
+/// Drops the tombstones of changes below this sequence.
+pub(super) fn purge(tombstones: &TableId, floor: &str) -> String {
+    format!("DELETE FROM {} WHERE {} < {}", table(tombstones), name(columns::SEQUENCE), text(floor))
 }
 
 /// A table all of whose rows are replaced: by those of another, which are in these columns, or by none.
@@ -289,11 +305,11 @@ impl Merging<'_> {
     pub(super) fn live(&self, since: DateTime<Utc>) -> String {
         let (sequence, operation, loaded_at) =
             (name(columns::SEQUENCE), name(columns::OPERATION), name(columns::LOADED_AT));
-        let of_generation = match self.generation {
-            ..=1 => String::new(),
-            later => format!(" AND {sequence} >= {}", text(&format!("{later:016x}"))),
+        let above = match self.floor {
+            "" => String::new(),
+            floor => format!(" AND {sequence} >= {}", text(floor)),
         };
-        let since = format!("FROM {} WHERE {loaded_at} >= {}{of_generation}", table(self.log), timestamp(since));
+        let since = format!("FROM {} WHERE {loaded_at} >= {}{above}", table(self.log), timestamp(since));
         let latest = latest(&format!("{}, {loaded_at}, {operation}", names(self.carried())), self.key, &since);
         let of = |alias: &str| list(self.columns.iter().map(|column| format!("{alias}.{}", name(&column.name))));
         let changed = list(self.columns.iter().map(|column| match same(&column.name, columns::DELETED) {
@@ -319,11 +335,11 @@ impl Merging<'_> {
     }
 }
 
-/// The generation that a query of [`Merging::live`] is confined to.
-pub(super) fn live_generation(query: &str) -> u64 {
+/// The [`floor`] of a query of [`Merging::live`].
+pub(super) fn live_floor(query: &str) -> &str {
     let confined = format!(" AND {} >= '", name(columns::SEQUENCE));
-    let digits = query.split_once(&confined).and_then(|(_, rest)| rest.get(..16));
-    digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(1)
+    let rest = query.split_once(&confined).map(|(_, rest)| rest);
+    rest.and_then(|rest| rest.split_once('\'')).map_or("", |(floor, _)| floor)
 }
 
 /// The latest change of each key: greatest sequence; where two files repeat one change, either will do, but

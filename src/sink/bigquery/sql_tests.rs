@@ -18,6 +18,7 @@ fn check(on_delete: OnDelete, expected: &str, statement: impl Fn(&Merging<'_>) -
     let merge = MergeAttempt {
         attempt: attempt("m-1", 1_700_000_100_000_000),
         batches: vec!["b-1".into(), "b'2".into()],
+        purged_us: 0,
         rows: 0,
         loaded: (
             DateTime::from_timestamp_micros(1_700_000_000_000_001).unwrap(),
@@ -40,7 +41,7 @@ fn check(on_delete: OnDelete, expected: &str, statement: impl Fn(&Merging<'_>) -
         key: &log[..1],
         columns: &columns::final_columns(&log, on_delete),
         merge: &merge,
-        generation: 1,
+        floor: "",
     };
     assert_eq!(statement(&merging), expected.split_whitespace().collect::<Vec<_>>().join(" "));
 }
@@ -241,4 +242,20 @@ fn all_columns_are_widened_by_one_statement() {
         "ALTER TABLE `my-project`.`shop`.`orders` ALTER COLUMN `id` SET DATA TYPE NUMERIC NOT NULL, \
          ALTER COLUMN `a\\`b` SET DATA TYPE BIGNUMERIC"
     );
+}
+
+#[test]
+fn tombstones_are_purged_below_a_sequence_from_which_on_the_view_shows_changes() {
+    assert_eq!((floor(1, 0), floor(2, 0)), (String::new(), "0000000000000002".to_owned()));
+    let floor = floor(2, 5);
+    let expected = "DELETE FROM `my-project`.`shop`.`orders_tombstones` WHERE `_cdc_sequence` < \
+                    '0000000000000002/0000000000000005/0000000000000000/0000000000000000'";
+    assert_eq!(purge(&id("orders_tombstones"), &floor), expected);
+    let ranks = ["", "0000000000000002", &floor].map(|floor| {
+        let query =
+            format!("SELECT 1 FROM `t` WHERE `_cdc_loaded_at` >= TIMESTAMP 'x' AND `_cdc_sequence` >= '{floor}'");
+        live_floor(&query).to_owned()
+    });
+    assert!(ranks.is_sorted() && ranks[2] == floor, "{ranks:?}");
+    assert_eq!(live_floor("SELECT 1"), "");
 }

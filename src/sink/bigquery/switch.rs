@@ -7,7 +7,7 @@
 //! See <https://cloud.google.com/bigquery/docs/transactions>.
 
 use chrono::DateTime;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::jobs::{self, Step};
 use super::sql::{Merging, Swap};
@@ -48,7 +48,7 @@ async fn once(sink: &BigQuerySink, built: &Target, reload: &str, target: &Target
     if swaps.is_empty() {
         return Ok(());
     }
-    hide_earlier(sink, built.generation, reload, target).await?;
+    hide_below(sink, &sql::floor(built.generation, 0), reload, target).await?;
     note_generation(sink, built.generation, target).await?;
     let sql = sql::switch(&swaps);
     let message = format!("the table {} cannot be switched", sink.table(target, Part::Final));
@@ -68,8 +68,8 @@ async fn swap(sink: &BigQuerySink, built: &Target, target: &Target, part: Part) 
     }
 }
 
-/// Has the view show changes of this generation and later ones only.
-async fn hide_earlier(sink: &BigQuerySink, generation: u64, reload: &str, target: &Target) -> Result<()> {
+/// Has the view show changes from this sequence on only, on behalf of what has this id.
+pub(super) async fn hide_below(sink: &BigQuerySink, floor: &str, id: &str, target: &Target) -> Result<()> {
     let [log, final_table, tombstones] =
         [Part::Changes, Part::Final, Part::Tombstones].map(|part| sink.table(target, part));
     let (Some(log_columns), Some(columns)) =
@@ -78,7 +78,7 @@ async fn hide_earlier(sink: &BigQuerySink, generation: u64, reload: &str, target
         return Ok(());
     };
     let now = sink.clock.now();
-    let attempt = Attempt { id: reload.to_owned(), loaded_at: now };
+    let attempt = Attempt { id: id.to_owned(), loaded_at: now };
     let merging = Merging {
         log: &log,
         final_table: &final_table,
@@ -86,8 +86,14 @@ async fn hide_earlier(sink: &BigQuerySink, generation: u64, reload: &str, target
         on_delete: target.on_delete,
         key: &columns::key_columns(&target.key, &log_columns)?,
         columns: &columns,
-        merge: &MergeAttempt { attempt, batches: Vec::new(), rows: 0, loaded: (now, DateTime::UNIX_EPOCH) },
-        generation,
+        merge: &MergeAttempt {
+            attempt,
+            batches: Vec::new(),
+            rows: 0,
+            loaded: (now, DateTime::UNIX_EPOCH),
+            purged_us: 0,
+        },
+        floor,
     };
     merge::show_live(sink, target, &merging).await
 }
@@ -95,19 +101,15 @@ async fn hide_earlier(sink: &BigQuerySink, generation: u64, reload: &str, target
 /// Notes on the final table which generation it has, for a ledger that is lost. Where people make tables themselves, the
 /// rows alone tell it.
 async fn note_generation(sink: &BigQuerySink, generation: u64, target: &Target) -> Result<()> {
-    let table = sink.table(target, Part::Final);
     if sink.config.create == Create::Never {
         return Ok(());
     }
-    let note = json!({"labels": {GENERATION_LABEL: generation.to_string()}});
-    let failed = |failure: Failure| failure.into_error(format!("the table {table} cannot be labelled"));
-    sink.rest.patch_table(&table, None, &note).await.map_err(failed)?;
-    Ok(())
+    tables::label(sink, &sink.table(target, Part::Final), GENERATION_LABEL, generation).await
 }
 
 /// The generation that a table's resource notes; 0 where it notes none.
 pub(super) fn noted_generation(resource: &Value) -> u64 {
-    resource["labels"][GENERATION_LABEL].as_str().and_then(|noted| noted.parse().ok()).unwrap_or(0)
+    tables::labelled(resource, GENERATION_LABEL)
 }
 
 /// Deletes the tables of a target in which a generation was built, and its view.

@@ -75,6 +75,19 @@ fn keep<T>(map: &Mutex<HashMap<TableId, T>>, id: &TableId, value: T) {
     map.insert(id.clone(), value);
 }
 
+/// Notes a number on a table.
+pub(super) async fn label(sink: &BigQuerySink, id: &TableId, label: &str, number: u64) -> Result<()> {
+    let failed = |failure: Failure| failure.into_error(format!("the table {id} cannot be labelled"));
+    let note = json!({"labels": {label: number.to_string()}});
+    sink.rest.patch_table(id, None, &note).await.map_err(failed)?;
+    Ok(())
+}
+
+/// The number that a table's resource has noted under this label; 0 where it has none.
+pub(super) fn labelled(resource: &Value, label: &str) -> u64 {
+    resource["labels"][label].as_str().and_then(|noted| noted.parse().ok()).unwrap_or(0)
+}
+
 /// Forgets what was seen of the target's tables, after BigQuery said something that does not agree with it.
 pub(super) fn forget(sink: &BigQuerySink, target: &Target) {
     for part in [Part::Changes, Part::Final, Part::Tombstones, Part::Live] {

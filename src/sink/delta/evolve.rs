@@ -2,17 +2,14 @@
 //!
 //! Each change is one Delta commit and only ever adds or widens, so that a lost attempt leaves no harm behind.
 
-use std::sync::Arc;
-
 use datafusion::prelude::SessionContext;
 use deltalake::kernel::{Action, DataType, MetadataExt, PrimitiveType, Protocol, StructType};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::{DeltaTable, DeltaTableError};
-use futures::StreamExt;
 
 use super::columns::{self, United};
 use super::place::TableFolder;
-use super::stage::{FILE_BYTES_MAX, Stage, Staged};
+use super::rewrite::{self, Rewrite};
 use super::table::{self, STATISTICS, TRIES};
 use super::trouble;
 use crate::clock::Clock;
@@ -90,12 +87,17 @@ async fn actions(
     let mut actions = schema_actions(table, &schema, statistics.clone())
         .map_err(|cause| trouble::delta(folder, "given new columns", cause))?;
     if united.widened {
-        let removed = table.snapshot().map_err(|cause| trouble::delta(folder, "opened", cause))?;
-        let removed = removed.log_data().into_iter().map(|file| Action::Remove(file.remove_action(true)));
-        let removed: Vec<_> = removed.collect();
-        let staged = rewrite(folder, table, united, wanted, &statistics, session).await?;
-        actions.extend(removed);
-        actions.extend(staged.files.into_iter().map(Action::Add));
+        let whole = Rewrite {
+            from: (folder, table),
+            kept: None,
+            to: (folder, table),
+            columns: &united.columns,
+            bounded: statistics.split(',').map(str::to_owned).collect(),
+            word: "widened",
+            clock: wanted.clock,
+        };
+        let staged = whole.run(session).await?;
+        actions.extend(rewrite::in_place_of_all(folder, table, &staged)?);
     }
     Ok(actions)
 }
@@ -130,37 +132,4 @@ fn wall_time_protocol() -> Result<Protocol, DeltaTableError> {
         "readerFeatures": ["timestampNtz"],
         "writerFeatures": ["timestampNtz", "appendOnly", "invariants"],
     }))?)
-}
-
-/// Writes every row of the snapshot read into new files of the united schema.
-async fn rewrite(
-    folder: &TableFolder,
-    table: &DeltaTable,
-    united: &United,
-    wanted: &Wanted<'_>,
-    statistics: &str,
-    session: &SessionContext,
-) -> Result<Staged> {
-    let failed = |cause| trouble::query(folder, "widened", cause);
-    let state = Arc::new(session.state());
-    table.update_datafusion_session(state.as_ref()).map_err(|cause| trouble::delta(folder, "widened", cause))?;
-    let provider = table.table_provider().with_session(state).await.map_err(failed)?;
-    let rows = session.read_table(provider).map_err(failed)?.execute_stream().await.map_err(failed)?;
-    let schema = columns::arrow_schema(&united.columns);
-    let fitted = rows.map(|batch| {
-        let batch = batch.map_err(failed)?;
-        super::stage::fit_batch(&batch, &united.columns, &schema)
-    });
-    let stage = Stage {
-        folder,
-        store: table.object_store(),
-        // Fresh, so that no other daemon that does the same just now writes over these files.
-        prefix: format!("widened-{}", wanted.clock.fresh_id()),
-        schema: Arc::clone(&schema),
-        bounded: statistics.split(',').map(str::to_owned).collect(),
-        pool: Arc::clone(&session.runtime_env().memory_pool),
-        now: wanted.clock.now(),
-        file_bytes_max: FILE_BYTES_MAX,
-    };
-    stage.write(fitted.boxed()).await
 }

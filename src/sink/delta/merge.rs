@@ -25,7 +25,7 @@ use super::evolve::{self, Wanted};
 use super::place::TableFolder;
 use super::slices::Slice;
 use super::table::{self, TRIES};
-use super::{switch, trouble, unique};
+use super::{purge, switch, trouble, unique};
 use crate::config::OnDelete;
 use crate::error::{Error, Result};
 use crate::sink::part::Part;
@@ -165,6 +165,7 @@ impl<'a> Once<'a> {
         let failed = |cause| trouble::query(&folder, "merged into", cause);
         let tombstones = self.evolved(&folder, columns::tombstone_columns(key)).await?;
         switch::demand_generation(&folder, &tombstones, self.target).await?;
+        purge::demand_unpurged(&folder, &tombstones, self.target, self.merge).await?;
         let stones = columns::of_table(&tombstones)?;
         let deletes = latest.clone().filter(ident(IS_DELETE)).map_err(failed)?;
         let any = deletes.clone().limit(0, Some(1)).map_err(failed)?.count().await.map_err(failed)? > 0;

@@ -15,7 +15,7 @@ use self::place::TableFolder;
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::sink::part::Part;
-use crate::sink::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Recorded, Rows, Sink, Target};
+use crate::sink::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Purge, Recorded, Rows, Sink, Target};
 
 mod changes;
 mod columns;
@@ -24,7 +24,9 @@ mod evolve;
 mod merge;
 mod place;
 mod prepare;
+mod purge;
 mod recorded;
+mod rewrite;
 mod slices;
 mod stage;
 mod switch;
@@ -84,6 +86,14 @@ impl Sink for DeltaSink {
         true
     }
 
+    async fn newest(&self, target: &Target, session: &SessionContext) -> Result<Option<String>> {
+        newest(self, target, session).await
+    }
+
+    async fn purge(&self, target: &Target, purge: &Purge, session: &SessionContext) -> Result<()> {
+        purged(self, target, purge, session).await.map_err(|error| error.in_table(&target.source))
+    }
+
     async fn fit(&self, built: &Target, target: &Target, session: &SessionContext) -> Result<()> {
         fitted(self, built, target, session).await.map_err(|error| error.in_table(&target.source))
     }
@@ -134,6 +144,23 @@ fn merged<'a>(
     session: &'a SessionContext,
 ) -> BoxFuture<'a, Result<MergeCounts>> {
     Box::pin(merge::merge(sink, target, merge, session))
+}
+
+fn newest<'a>(
+    sink: &'a DeltaSink,
+    target: &'a Target,
+    session: &'a SessionContext,
+) -> BoxFuture<'a, Result<Option<String>>> {
+    Box::pin(purge::newest(sink, target, session))
+}
+
+fn purged<'a>(
+    sink: &'a DeltaSink,
+    target: &'a Target,
+    purge: &'a Purge,
+    session: &'a SessionContext,
+) -> BoxFuture<'a, Result<()>> {
+    Box::pin(purge::purge(sink, target, purge, session))
 }
 
 fn fitted<'a>(

@@ -8,7 +8,7 @@ use datafusion::logical_expr::{cast, ident, lit};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 
-use super::{DeltaSink, columns, commit, switch, table, trouble};
+use super::{DeltaSink, columns, commit, purge, switch, table, trouble};
 use crate::change::FileId;
 use crate::change::batch::Recording;
 use crate::error::{Error, Result};
@@ -47,8 +47,14 @@ pub(super) async fn recorded(sink: &DeltaSink, target: &Target, session: &Sessio
         Some(table) => switch::generation_of(&final_folder, &table, target).await?.unwrap_or(1),
         None => 0,
     };
+    let stones = sink.folder(target, Part::Tombstones);
+    let purged_us = match table::open_unbound(&stones).await? {
+        Some(table) => purge::purged_us(&stones, &table, target).await?,
+        None => 0,
+    };
     Ok(Some(Recorded {
         generation,
+        purged_us,
         has_final: generation > 0,
         number: number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0),
         ..recording.recorded()

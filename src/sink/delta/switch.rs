@@ -5,18 +5,16 @@
 //! commit notes the generation; a merge of an earlier one that reads such a snapshot stops, and one that read an earlier
 //! snapshot cannot commit.
 
-use std::sync::Arc;
-
 use datafusion::prelude::SessionContext;
 use deltalake::DeltaTable;
-use deltalake::kernel::{Action, Transaction};
+use deltalake::kernel::Transaction;
 use deltalake::protocol::{DeltaOperation, SaveMode};
-use futures::StreamExt;
 
 use super::columns;
 use super::evolve::{self, Wanted};
 use super::place::TableFolder;
-use super::stage::{self, FILE_BYTES_MAX, Stage, Staged};
+use super::rewrite::{self, Rewrite};
+use super::stage::{self, Staged};
 use super::table::{self, TRIES};
 use super::{DeltaSink, trouble};
 use crate::config::OnDelete;
@@ -112,9 +110,7 @@ async fn replace(
             Some(source) => copy(sink, (&from, source), (&folder, &table), target, session).await?,
             None => Staged::default(),
         };
-        let state = table.snapshot().map_err(|cause| trouble::delta(&folder, "opened", cause))?;
-        let removed = state.log_data().into_iter().map(|file| Action::Remove(file.remove_action(true)));
-        let actions = removed.chain(staged.files.iter().cloned().map(Action::Add)).collect();
+        let actions = rewrite::in_place_of_all(&folder, &table, &staged)?;
         let operation = DeltaOperation::Write { mode: SaveMode::Overwrite, partition_by: None, predicate: None };
         match table::commit(&table, actions, vec![Transaction::new(app_id(target), number)], operation).await {
             Ok(_) => return Ok(()),
@@ -131,27 +127,13 @@ async fn replace(
 /// Writes the rows that were built as files of the table they are to be in, unseen.
 async fn copy(
     sink: &DeltaSink,
-    (from, source): (&TableFolder, &DeltaTable),
-    (folder, table): (&TableFolder, &DeltaTable),
+    from: (&TableFolder, &DeltaTable),
+    to: (&TableFolder, &DeltaTable),
     target: &Target,
     session: &SessionContext,
 ) -> Result<Staged> {
-    let failed = |cause| trouble::query(from, "read", cause);
-    let columns = columns::of_table(table)?;
-    let schema = columns::arrow_schema(&columns);
-    let rows = table::rows(from, source, None, session).await?.execute_stream().await.map_err(failed)?;
-    let fitted = rows.map(|batch| stage::fit_batch(&batch.map_err(failed)?, &columns, &schema));
+    let columns = columns::of_table(to.1)?;
     let bounded = columns::exactly_bounded(&columns, &target.key).into_iter().map(str::to_owned).collect();
-    let stage = Stage {
-        folder,
-        store: table.object_store(),
-        // Fresh, so that no other process that does the same just now writes over these files.
-        prefix: format!("switched-{}", sink.clock.fresh_id()),
-        schema: Arc::clone(&schema),
-        bounded,
-        pool: Arc::clone(&session.runtime_env().memory_pool),
-        now: sink.clock.now(),
-        file_bytes_max: FILE_BYTES_MAX,
-    };
-    stage.write(fitted.boxed()).await
+    let clock = sink.clock.as_ref();
+    Rewrite { from, kept: None, to, columns: &columns, bounded, word: "switched", clock }.run(session).await
 }

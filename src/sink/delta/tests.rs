@@ -27,6 +27,8 @@ use crate::error::{Error, Kind};
 use crate::sink::part::Part;
 use crate::sink::{Attempt, Column, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Rows, Sink, Target};
 
+mod purge;
+
 /// When the first attempt of a test begins.
 const START: DateTime<Utc> = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
 
@@ -148,6 +150,7 @@ impl Bench {
         MergeAttempt {
             attempt,
             batches: batches.iter().map(|batch| Self::attempt(*batch).id).collect(),
+            purged_us: 0,
             rows: 0,
             loaded,
         }

@@ -49,6 +49,8 @@ pub(super) enum What {
     Select(String),
     Merge(Merge),
     Alter(Alter),
+    /// Its table, and the statement in DuckDB's words.
+    Delete((String, String), String),
     Transaction(Transaction),
     View {
         dataset: String,
@@ -72,6 +74,7 @@ impl What {
             Self::Select(_) => "SELECT",
             Self::Merge(_) => "MERGE",
             Self::Alter(_) => "ALTER_TABLE",
+            Self::Delete(..) => "DELETE",
             Self::Transaction(_) => "SCRIPT",
             Self::View { .. } => "CREATE_VIEW",
         }
@@ -88,6 +91,8 @@ impl World {
             What::Select(translation.text(&tokens)?)
         } else if is(0, "MERGE") {
             What::Merge(Merge::parse(&tokens, &mut translation)?)
+        } else if is(0, "DELETE") && is(1, "FROM") {
+            understand_delete(sql, &tokens, &mut translation)?
         } else if is(0, "BEGIN") && is(1, "TRANSACTION") && is(2, ";") {
             What::Transaction(understand_transaction(sql, &tokens[3..], &mut translation)?)
         } else if is(0, "CREATE") && is(1, "OR") && is(2, "REPLACE") && is(3, "VIEW") {
@@ -136,13 +141,12 @@ impl World {
                 self.alter_table(alter)?;
                 Ok(Outcome::Defined)
             }
+            What::Delete(target, sql) => {
+                self.demand_dml(target)?;
+                Ok(Outcome::Changed(count_actions(&self.engine.query(sql).map_err(query_error)?)))
+            }
             What::Transaction(transaction) => {
-                for (dataset, name) in &transaction.changes {
-                    if self.table(dataset, name)?.is_fed_by_cdc {
-                        let what = format!("DML is not supported over table {dataset}.{name} with CDC data");
-                        return Err(Trouble::invalid_query(what));
-                    }
-                }
+                transaction.changes.iter().try_for_each(|target| self.demand_dml(target))?;
                 self.engine.run(&transaction.statements).map_err(query_error)?;
                 Ok(Outcome::Defined)
             }
@@ -179,14 +183,18 @@ impl World {
         Ok(none.first().map(|batch| results::fields(&batch.schema(), now)).unwrap_or_default())
     }
 
-    fn run_merge(&mut self, merge: &Merge) -> Result<Changed> {
-        let (dataset, name) = &merge.target;
-        let table = self.table(dataset, name)?;
-        if table.is_fed_by_cdc {
+    /// Demands that DML may change a table.
+    fn demand_dml(&self, (dataset, name): &(String, String)) -> Result<()> {
+        if self.table(dataset, name)?.is_fed_by_cdc {
             let what = format!("DML is not supported over table {dataset}.{name} with CDC data");
             return Err(Trouble::invalid_query(what));
         }
-        let fields = table.fields.clone();
+        Ok(())
+    }
+
+    fn run_merge(&mut self, merge: &Merge) -> Result<Changed> {
+        self.demand_dml(&merge.target)?;
+        let fields = self.table(&merge.target.0, &merge.target.1)?.fields.clone();
         if let Some((sql, columns)) = merge.values_query() {
             let values = self.engine.query(&sql).map_err(query_error)?;
             let types = values.first().map(|batch| results::fields(&batch.schema(), self.clock.now()));
@@ -202,6 +210,19 @@ impl World {
         let actions = self.engine.query(&merge.to_duckdb()).map_err(query_error)?;
         Ok(count_actions(&actions))
     }
+}
+
+/// `DELETE FROM t WHERE …`
+fn understand_delete(sql: &str, tokens: &[Lexed], translation: &mut Translation<'_>) -> Result<What> {
+    let wrong = || Trouble::invalid_query(format!("the strict server cannot read this DELETE: {sql}"));
+    let (path, length) = path(&tokens[2..]).ok_or_else(wrong)?;
+    if !tokens.get(2 + length).is_some_and(|lexed| lexed.token.is("WHERE")) {
+        return Err(Trouble::invalid_query("Syntax error: DELETE must have a WHERE clause"));
+    }
+    let [_, dataset, table] = path.as_slice() else { return Err(wrong()) };
+    // A row for each that is gone.
+    let deletes = format!("DELETE FROM {} RETURNING 'DELETE'", translation.text(&tokens[2..])?);
+    Ok(What::Delete((dataset.clone(), table.clone()), deletes))
 }
 
 /// `DELETE FROM t WHERE TRUE; INSERT INTO t (…) SELECT …; COMMIT TRANSACTION`, of any number of the two.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
 use chrono::{DateTime, TimeDelta};
 use datafusion::prelude::SessionContext;
-use freshet::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts};
-use freshet::change::{FileId, TableName};
+use freshet::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Purge};
+use freshet::change::{FileId, TableName, first_sequence};
 use freshet::clock::SystemClock;
 use freshet::config::{Mode, OnDelete, StorageConfig};
 use freshet::sink::bigquery::BigQuerySink;
@@ -44,7 +44,7 @@ pub(super) fn attempt(number: u32) -> Attempt {
 pub(super) async fn merge(sink: &BigQuerySink, target: &Target, number: u32) -> MergeCounts {
     let Attempt { id, loaded_at } = attempt(number);
     let attempt = Attempt { id: format!("m-{number}"), loaded_at };
-    let merge = MergeAttempt { attempt, batches: vec![id], rows: 0, loaded: (loaded_at, loaded_at) };
+    let merge = MergeAttempt { attempt, batches: vec![id], rows: 0, loaded: (loaded_at, loaded_at), purged_us: 0 };
     sink.merge(target, &merge, &SessionContext::new()).await.unwrap()
 }
 
@@ -126,6 +126,7 @@ async fn a_sampled_merge_tells_of_keys_with_two_rows() {
     let merge_as = |number: u32| MergeAttempt {
         attempt: Attempt { id: format!("m-{number}"), loaded_at },
         batches: vec![id.clone()],
+        purged_us: 0,
         rows: 1,
         loaded: (loaded_at, loaded_at),
     };
@@ -163,4 +164,29 @@ async fn under_mark_deleted_rows_stay_and_say_so() {
         let deleted = server.table_rows(table).iter().filter(|row| row["_cdc_deleted"] == true).count();
         assert_eq!((deleted, server.row_count(table)), (2, 3), "{table}");
     }
+}
+
+#[tokio::test]
+async fn a_purge_drops_tombstones_and_what_they_hid_comes_back_nowhere() {
+    let server = StrictBigQuery::start(Options { job_polls: 1, ..Options::default() }).await;
+    let (sink, target, session) = (sink(&server), target(OnDelete::Remove), SessionContext::new());
+    let at = |time_us| first_sequence(1, time_us);
+    let purge = Purge { id: "p-1".into(), below_us: 4 };
+    sink.purge(&target, &purge, &session).await.unwrap();
+    carry(&sink, &target, 1, &[(1, "a", "D", &at(3)), (3, "c", "I", &at(4)), (4, "d", "D", &at(6))]).await;
+    // Late for its tombstone.
+    carry(&sink, &target, 2, &[(1, "a", "I", &at(2))]).await;
+    assert_eq!(sink.newest(&target, &session).await.unwrap(), Some(at(4)));
+    for _ in 0..2 {
+        sink.purge(&target, &purge, &session).await.unwrap();
+        assert_eq!(server.row_count("shop.orders_tombstones"), 1);
+        for table in ["shop.orders", "shop.orders_live"] {
+            assert_eq!(values(&server, table), ["3 c"], "{table}");
+        }
+    }
+    merge(&sink, &target, 2).await;
+    assert_eq!(values(&server, "shop.orders"), ["3 c"], "the jobs of that merge have run, and none runs again");
+    assert_eq!(sink.recorded(&target, &session).await.unwrap().unwrap().purged_us, 4);
+    carry(&sink, &target, 3, &[(5, "e", "I", &at(7))]).await;
+    assert_eq!(values(&server, "shop.orders_live"), ["3 c", "5 e"]);
 }

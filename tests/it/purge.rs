@@ -1,0 +1,104 @@
+//! What was deleted long ago is forgotten, as `late_horizon` says, and what comes later still is set aside.
+
+use std::collections::BTreeMap;
+
+use freshet::trial::failpoint::{self, Failpoint};
+
+use crate::binary::{freshet, number_asked_for};
+use crate::change_files::{Change, parquet};
+use crate::kills::{Place, Stage};
+use crate::strict_bigquery::{Options, StrictBigQuery};
+
+/// How often each failpoint is tried at each sink; `FRESHET_KILL_ROUNDS` asks for another number than CI's.
+const ROUNDS: usize = 1;
+
+fn changes(stage: &Stage, moment: &str, changes: &[Change]) {
+    stage.scene.write(&format!("data/shop/orders/{moment}.parquet"), parquet(changes));
+}
+
+fn rows(rows: &[(i64, i64)]) -> BTreeMap<i64, i64> {
+    rows.iter().copied().collect()
+}
+
+/// A table that forgets after two days, begun long ago, of which row 2 was deleted on the first of May, row 4 on the
+/// third, and row 3 changed on the fourth: so what was deleted before the second is to be forgotten.
+fn long_begun(place: Place) -> Stage {
+    let stage = Stage::new(place);
+    let configured = std::fs::read_to_string(stage.scene.path("freshet.yaml")).unwrap();
+    stage.scene.write("freshet.yaml", configured.replace("key: id", "key: id, late_horizon: 2d"));
+    changes(&stage, "20240501-000000000", &[("I", 1, 10), ("I", 2, 20), ("I", 3, 30), ("I", 4, 40), ("D", 2, 0)]);
+    changes(&stage, "20240503-000000000", &[("D", 4, 0)]);
+    changes(&stage, "20240504-000000000", &[("U", 3, 31)]);
+    stage.run().exits(0);
+    // The first entry says when the table was begun; a purge comes a horizon after that.
+    let entries = stage.scene.path("out/ledger/tables/shop/orders");
+    let first = std::fs::read_dir(entries).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
+    let text = std::fs::read_to_string(&first).unwrap();
+    let (before, after) = text.split_once("\"opened_ms\":").unwrap();
+    let rest = after.trim_start_matches(|c: char| c.is_ascii_digit());
+    std::fs::write(&first, format!("{before}\"opened_ms\":1714521600000{rest}")).unwrap();
+    stage
+}
+
+/// Late changes of what was deleted before and after that day.
+fn late(stage: &Stage) {
+    changes(stage, "20240430-000000000", &[("U", 2, 19)]);
+    changes(stage, "20240502-120000000", &[("U", 4, 39), ("I", 5, 50)]);
+}
+
+fn what_is_too_late_is_set_aside(place: Place) {
+    let stage = long_begun(place);
+    stage.run().exits(0).tells(&["tombstones from before 2024-05-02 00:00:00 UTC are dropped"]);
+    late(&stage);
+    stage.run().exits(4).tells(&[
+        "a change of 2024-04-30 00:00:00 UTC comes too late",
+        "what was deleted before 2024-05-02 00:00:00 UTC is forgotten by now",
+        "20240430-000000000.parquet",
+        "freshet reload",
+    ]);
+    assert_eq!(stage.final_rows(), rows(&[(1, 10), (3, 31), (5, 50)]));
+    stage.run().exits(0);
+    let shown = freshet(stage.scene.folder(), &["show", "shop.orders"]).exits(0);
+    shown.says(&["late_horizon: 2d", "before 2024-05-02 00:00:00 UTC are too late", "set aside: 1 files"]);
+    // The target remembers what the ledger knew.
+    std::fs::remove_dir_all(stage.scene.path("out/ledger")).unwrap();
+    freshet(stage.scene.folder(), &["ledger", "--rebuild"]).exits(0);
+    stage.run().exits(4).tells(&["comes too late"]);
+    assert_eq!(stage.final_rows(), rows(&[(1, 10), (3, 31), (5, 50)]));
+}
+
+#[test]
+fn what_is_too_late_for_a_purged_delta_table_is_set_aside() {
+    what_is_too_late_is_set_aside(Place::Delta);
+}
+
+#[tokio::test]
+async fn what_is_too_late_for_a_purged_bigquery_table_is_set_aside() {
+    what_is_too_late_is_set_aside(Place::BigQuery(StrictBigQuery::start(Options::default()).await));
+}
+
+fn killed_at(place: Place, failpoint: Failpoint) {
+    let stage = long_begun(place);
+    let code = stage.go_to(&["run", "--once"], failpoint, "KILL").wait().code();
+    assert_eq!(code, None, "{} was not reached", failpoint.name());
+    late(&stage);
+    stage.run().exits(4).tells(&["comes too late", "tombstones from before 2024-05-02 00:00:00 UTC are dropped"]);
+    assert_eq!(stage.final_rows(), rows(&[(1, 10), (3, 31), (5, 50)]), "killed at {}", failpoint.name());
+    stage.run().exits(0);
+}
+
+#[test]
+fn a_purge_of_delta_tables_that_was_killed_is_ended_by_the_next_run() {
+    for _ in 0..number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS) {
+        failpoint::OF_A_PURGE.into_iter().for_each(|failpoint| killed_at(Place::Delta, failpoint));
+    }
+}
+
+#[tokio::test]
+async fn a_purge_of_bigquery_tables_that_was_killed_is_ended_by_the_next_run() {
+    for _ in 0..number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS) {
+        for failpoint in failpoint::OF_A_PURGE {
+            killed_at(Place::BigQuery(StrictBigQuery::start(Options::default()).await), failpoint);
+        }
+    }
+}
