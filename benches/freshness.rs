@@ -163,7 +163,7 @@ impl Sink for SlowSink {
         false
     }
 
-    async fn newest(&self, _: &Target, _: &SessionContext) -> Result<Option<String>> {
+    async fn newest(&self, _: &Target, _: &str, _: &SessionContext) -> Result<Option<String>> {
         Ok(None)
     }
 

@@ -1,5 +1,6 @@
 //! The `_cdc_` columns: what every change says of itself, whatever the file.
 
+use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -13,7 +14,7 @@ use crate::catalog::casts;
 use crate::change::types::{ColumnType, same_name};
 use crate::change::{self, ChangeFile, FILE_ROWS_MAX, FileKind, Half, SequenceBase, first_sequence};
 use crate::config::Order;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, find};
 
 /// `I`, `U` or `D`; a load row is `I`.
 pub const OPERATION: &str = "_cdc_operation";
@@ -248,11 +249,29 @@ impl<'a> CdcColumns<'a> {
             FileKind::Cdc => format!("a change of {}", moment(sequence).unwrap_or_else(|| sequence.to_owned())),
         };
         let floor = self.floor.as_deref().and_then(moment).unwrap_or_default();
-        Error::data(format!("{what} comes too late: what was deleted before {floor} is forgotten by now")).hint(
+        let message = format!("{what} comes too late: what was deleted before {floor} is forgotten by now");
+        Error::data(message).because(TooLate).hint(
             "it may be older than a delete of its key. `freshet reload` makes the table level with its source; a longer \
              `late_horizon` keeps tombstones for longer",
         )
     }
+}
+
+/// The cause by which an error says that a change is older than what the table remembers.
+#[derive(Debug)]
+struct TooLate;
+
+impl fmt::Display for TooLate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("tombstones of that time are purged, as the table's `late_horizon` says")
+    }
+}
+
+impl std::error::Error for TooLate {}
+
+/// Whether an error says that a change comes too late.
+pub fn is_too_late(error: &Error) -> bool {
+    find::<TooLate>(error).is_some()
 }
 
 /// Columns of a file, found by their index in the file's schema.

@@ -70,6 +70,7 @@ fn line(table: &TableName, state: &State) -> [String; 10] {
     let unmerged: Vec<u64> = state.unmerged().map(|(_, rows)| rows).collect();
     let merging = if state.open_merge().is_some() { ", a merge open" } else { "" };
     let waiting = match unmerged.len() {
+        0 if state.open_purge().is_some() => "nothing, a purge open".to_owned(),
         0 => "nothing".to_owned(),
         batches => format!("{batches} batches, {} rows{merging}", unmerged.iter().sum::<u64>()),
     };

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::cursor::Cursor;
-use super::{BigQueryConfig, DatasetName, Mode, OnDelete, PipelineConfig, SinkConfig, SourceConfig, TableConfig};
+use super::{
+    BigQueryConfig, Config, Create, DatasetName, Mode, OnDelete, PipelineConfig, SinkConfig, SourceConfig, TableConfig,
+};
 use crate::change::TableName;
 use crate::error::Result;
-
-/// Less would set files aside that came late for no other reason than a night's trouble.
-const LATE_HORIZON_MIN: Duration = Duration::from_secs(24 * 3_600);
 
 /// A table's keys against each other. `at` is where the table itself is written, `config` what it and the
 /// defaults make together.
@@ -21,18 +20,7 @@ pub(super) fn table(at: &Cursor<'_>, config: &TableConfig) -> Result<()> {
             .error("means nothing in mode `append`, which keeps deletes as rows")
             .hint("remove it, or write `mode: merge`"));
     }
-    if let (Some(late_horizon), Some(at)) = (config.late_horizon, at.get("late_horizon")) {
-        if config.mode == Some(Mode::Append) || config.on_delete == OnDelete::Mark {
-            return Err(at
-                .error("means nothing where no tombstones are kept")
-                .hint("it goes with `mode: merge` and `on_delete: remove`"));
-        }
-        if late_horizon < LATE_HORIZON_MIN {
-            return Err(at.error(format!("is less than {} h", LATE_HORIZON_MIN.as_secs() / 3_600)).hint(
-                "files that come later than this are set aside: leave room for a day on which something stood still",
-            ));
-        }
-    }
+    late_horizon(at, config)?;
     if !config.csv.header && config.csv.columns.is_empty() {
         return Err(at
             .error("says `header: false` under `csv`, and nothing names the columns")
@@ -44,6 +32,47 @@ pub(super) fn table(at: &Cursor<'_>, config: &TableConfig) -> Result<()> {
             .hint("name the columns under `schema_override`, or remove `auto_schema: false`"));
     }
     Ok(())
+}
+
+/// A queue keeps what it tells of for 14 days at most: whatever waited there must not be too late.
+const LATE_HORIZON_MIN: Duration = Duration::from_secs(15 * 24 * 3_600);
+const LATE_HORIZON_MAX: Duration = Duration::from_secs(36_500 * 24 * 3_600);
+
+/// How far back a table remembers, against what there is to be remembered. What `defaults` say of it means nothing to a
+/// table that keeps no tombstones.
+fn late_horizon(at: &Cursor<'_>, config: &TableConfig) -> Result<()> {
+    let Some(late_horizon) = config.late_horizon else { return Ok(()) };
+    let own = at.get("late_horizon");
+    if let Some(own) = own.as_ref().filter(|_| config.mode == Some(Mode::Append) || config.on_delete == OnDelete::Mark)
+    {
+        return Err(own
+            .error("means nothing where no tombstones are kept")
+            .hint("it goes with `mode: merge` and `on_delete: remove`"));
+    }
+    if (LATE_HORIZON_MIN..=LATE_HORIZON_MAX).contains(&late_horizon) {
+        return Ok(());
+    }
+    Err(match own {
+        Some(own) => own.error("is not between 15 and 36500 days"),
+        None => at.error("has by default a `late_horizon` that is not between 15 and 36500 days"),
+    }
+    .hint("files that come later than this are set aside: leave room for all that may wait, in a queue or while something stands still"))
+}
+
+/// Tombstones may go only where the view that shows changes not merged yet is freshet's own.
+pub(super) fn views(root: &Cursor<'_>, config: &Config) -> Result<()> {
+    let is_own = !matches!(&config.sink, Some(SinkConfig::BigQuery(bigquery)) if bigquery.create == Create::Never);
+    let mut tables = config.tables.values().chain(config.unlisted.as_ref());
+    if is_own || tables.all(|table| table.late_horizon.is_none()) {
+        return Ok(());
+    }
+    let create = root.get("sink").and_then(|sink| sink.get("bigquery")?.get("create"));
+    let what = "leaves the live views to people, where tables with a `late_horizon` need them made anew at each purge";
+    Err(create
+        .as_ref()
+        .unwrap_or(root)
+        .error(what)
+        .hint("remove `late_horizon`, or have freshet make tables and views: `create: auto`"))
 }
 
 /// A source's keys against each other.

@@ -78,7 +78,9 @@ pub(super) fn config(root: &Cursor<'_>, folder: &Path) -> Result<Config> {
         Some(at) => pipeline(&at, folder, own)?,
         None => own,
     };
-    Ok(Config { source, sink, ledger, queries, tables, unlisted, pipeline })
+    let config = Config { source, sink, ledger, queries, tables, unlisted, pipeline };
+    checks::views(root, &config)?;
+    Ok(config)
 }
 
 /// Refuses a table that one database of one file lists twice.

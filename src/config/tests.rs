@@ -314,11 +314,25 @@ fn keys_that_contradict_each_other_are_refused() {
         let said = format!("{start}.late_horizon` means nothing where no tombstones are kept");
         refuse(&orders(keys), &said, Some((2, 58 + 3 * u64::from(keys.starts_with("on")))), "on_delete: remove");
     }
+    let bounds = "is not between 15 and 36500 days";
+    for wrong in ["14d", "0s", "36501d"] {
+        let keys = format!("late_horizon: {wrong}");
+        refuse(&orders(&keys), &format!("{start}.late_horizon` {bounds}"), Some((2, 44)), "set aside");
+        let defaults = format!("defaults: {{{keys}}}\n{}", orders("key: id"));
+        refuse(
+            &defaults,
+            &format!("{start}` has by default a `late_horizon` that {bounds}"),
+            Some((3, 30)),
+            "set aside",
+        );
+    }
+    let never = "sink: {bigquery: {project: p, location: EU, create: never}}\nledger: l\n";
     refuse(
-        &orders("late_horizon: 23h"),
-        &format!("{start}.late_horizon` is less than 24 h"),
-        Some((2, 44)),
-        "set aside",
+        &format!("{never}{}", orders("late_horizon: 30d")),
+        "`sink.bigquery.create` leaves the live views to people, where tables with a `late_horizon` need them made anew \
+         at each purge",
+        Some((2, 54)),
+        "create: auto",
     );
     let defaults = format!("defaults: {{late_horizon: 30d}}\n{}", orders("mode: append"));
     check(&defaults, |c| table(c, "shop", "orders").late_horizon, Some(Duration::from_secs(30 * 24 * 3_600)));

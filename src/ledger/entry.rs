@@ -50,6 +50,16 @@ pub enum Entry {
         /// Why, for people.
         reason: String,
     },
+    /// A file that comes later than this generation's tombstones were kept for. It is set aside, but says nothing against
+    /// the files that come with it.
+    TooLate {
+        /// The file.
+        file: FileEntry,
+        /// Why, for people.
+        reason: String,
+        /// The generation it is too late for.
+        generation: u64,
+    },
     /// A file that was overwritten before it was read.
     Superseded {
         /// The file, as it was announced.
@@ -101,7 +111,7 @@ impl Entry {
     /// Whether it begins or decides something that no closed chain takes.
     pub(super) fn begins_something(&self) -> bool {
         match self {
-            Self::Intent(_) | Self::SetAside { .. } | Self::Superseded { .. } => true,
+            Self::Intent(_) | Self::SetAside { .. } | Self::TooLate { .. } | Self::Superseded { .. } => true,
             Self::Gone { .. } | Self::Reload(_) | Self::Opened(_) | Self::Closed | Self::Purge(_) => true,
             Self::Committed { .. } | Self::Lost { .. } | Self::Merged { .. } | Self::Held { .. } => false,
             Self::MergeIntent(_) | Self::Compacted(_) | Self::Abandoned { .. } | Self::Purged { .. } => false,
@@ -110,12 +120,13 @@ impl Entry {
 }
 
 /// The kinds of entry this version knows, as `entry` names them.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 17] = [
     "opened",
     "intent",
     "committed",
     "lost",
     "set_aside",
+    "too_late",
     "superseded",
     "gone",
     "held",
@@ -473,6 +484,7 @@ mod tests {
             Entry::Committed { intent: 2 },
             Entry::Lost { intent: u64::MAX },
             Entry::SetAside { file: file("f"), reason: "\"그것\"\n".into() },
+            Entry::TooLate { file: file("f"), reason: "late".into(), generation: 2 },
             Entry::Superseded { file: file("f") },
             Entry::Gone { file: file("f") },
             Entry::Held { files: vec![announced("f")] },

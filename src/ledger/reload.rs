@@ -191,8 +191,9 @@ impl TableLedger {
         snapshot.held.extend(held.cloned());
         snapshot.lost = self.state.lost();
         let Some(opened) = self.state.opened() else { return Err(Error::bug("an empty chain was switched")) };
-        snapshot.opened =
-            Opened { generation: reload.generation, cut_over_ms: Some(reload.cut_over_ms), ..opened.clone() };
+        let opened_ms = snapshot.opened.opened_ms;
+        let cut_over_ms = Some(reload.cut_over_ms);
+        snapshot.opened = Opened { generation: reload.generation, cut_over_ms, opened_ms, ..opened.clone() };
         let standing = &mut snapshot.standing;
         // A generation of no rows has none of its own.
         standing.rules = standing.rules.take().or_else(|| self.state.rules().cloned());

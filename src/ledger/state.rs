@@ -298,6 +298,10 @@ impl State {
                 .then_some(())
                 .ok_or_else(|| format!("it ends intent {intent}, which does not exist")),
             Entry::SetAside { file, .. } => self.check_final(file, FileState::SetAside),
+            Entry::TooLate { generation, .. } if *generation != opened.generation => {
+                Err(format!("it is too late for generation {generation}, the chain is of {}", opened.generation))
+            }
+            Entry::TooLate { file, .. } => self.check_final(file, FileState::SetAside),
             Entry::Superseded { file } => self.check_final(file, FileState::Superseded),
             Entry::Gone { file } => self.check_final(file, FileState::Gone),
             Entry::Held { files } if files.is_empty() => Err("it holds no file".into()),
@@ -430,13 +434,10 @@ impl State {
             Entry::Intent(intent) => self.take_intent(number, intent),
             Entry::Committed { intent } => self.take_outcome(*intent, CommitOutcome::Committed),
             Entry::Lost { intent } => self.take_outcome(*intent, CommitOutcome::Lost),
-            Entry::SetAside { file, reason } => {
-                if self.take_final(file, FileState::SetAside) {
-                    self.standing.set_aside.push(SetAside { file: file.clone(), reason: reason.clone() });
-                }
-            }
-            Entry::Superseded { file } => _ = self.take_final(file, FileState::Superseded),
-            Entry::Gone { file } => _ = self.take_final(file, FileState::Gone),
+            Entry::SetAside { file, reason } => self.take_set_aside(file, reason, true),
+            Entry::TooLate { file, reason, .. } => self.take_set_aside(file, reason, false),
+            Entry::Superseded { file } => self.take_vanished(file, FileState::Superseded),
+            Entry::Gone { file } => self.take_vanished(file, FileState::Gone),
             Entry::Held { files } => self.take_held(files),
             Entry::MergeIntent(merge) => {
                 self.attempts.insert(merge.attempt.id.clone(), number);
@@ -525,10 +526,23 @@ impl State {
         if new {
             self.see(file, state);
             self.held.remove(&file.id);
-            self.remember(state == FileState::SetAside);
-            self.standing.files_vanished += u64::from(state != FileState::SetAside);
         }
         new
+    }
+
+    fn take_vanished(&mut self, file: &FileEntry, state: FileState) {
+        if self.take_final(file, state) {
+            self.remember(false);
+            self.standing.files_vanished += 1;
+        }
+    }
+
+    /// Sets a file aside, which `counts` against the table or not.
+    fn take_set_aside(&mut self, file: &FileEntry, reason: &str, counts: bool) {
+        if self.take_final(file, FileState::SetAside) {
+            self.remember(counts);
+            self.standing.set_aside.push(SetAside { file: file.clone(), reason: reason.to_owned() });
+        }
     }
 
     fn take_merged(&mut self, merge: u64, counts: MergeCounts) {

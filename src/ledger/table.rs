@@ -246,6 +246,26 @@ impl TableLedger {
         self.end_file(file, || Entry::SetAside { file: file.clone(), reason: reason.into() }).await
     }
 
+    /// Sets a file aside that is too late for this generation, as [`set_aside`](Self::set_aside) does.
+    ///
+    /// # Errors
+    /// [`Fenced`](crate::error::Kind::Fenced) where the table is of another generation by now; else as those of
+    /// [`set_aside`](Self::set_aside).
+    pub async fn too_late(&mut self, file: &FileEntry, reason: &str, generation: u64) -> Result<FileState> {
+        let first = self.opened().generation;
+        self.advance(&[FileKey::from(file)], |state| match state.file_state(file.id) {
+            Some(known) => Ok(Step::Done(known)),
+            None if state.generation().unwrap_or(first) != generation => {
+                Err(Error::fenced(format!("the file is too late for generation {generation}, which is over")))
+            }
+            None => {
+                demand_open(state)?;
+                Ok(Step::Write(Entry::TooLate { file: file.clone(), reason: reason.into(), generation }))
+            }
+        })
+        .await
+    }
+
     /// Notes that a file was overwritten before it was read, as [`set_aside`](Self::set_aside) does.
     ///
     /// # Errors

@@ -23,7 +23,11 @@ pub fn start(watched: bool) {
     let filter = EnvFilter::try_from_env(FILTER_VARIABLE)
         .unwrap_or_else(|_| EnvFilter::new(if quiet { "error" } else { "error,freshet=info" }));
     let registry = tracing_subscriber::registry().with(filter);
-    std::panic::set_hook(Box::new(tell_panic));
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| match tracing::enabled!(tracing::Level::ERROR) {
+        true => tell_panic(panic),
+        false => otherwise(panic),
+    }));
     // A second start in one process (a test) is refused, and the first stays.
     let _ = if is_terminal() {
         registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time()).try_init()

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
 
+use crate::catalog::cdc;
 use crate::catalog::content::{self, Refusal};
 use crate::catalog::opened::{OpenedFile, Opener};
 use crate::change::ChangeFile;
@@ -101,6 +102,11 @@ impl TableRun {
         };
         let mut others = files;
         let file = others.remove(culprit);
+        if cdc::is_too_late(&error) {
+            // It will be so for ever.
+            self.too_late(&file, error, report).await?;
+            return Ok(vec![others]);
+        }
         let tries = self.tries.entry(file.id()).or_default();
         *tries += 1;
         if *tries < self.pipeline.config.pipeline.retry_attempts {

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
 
 use crate::change;
 use crate::config::{Mode, OnDelete};
@@ -17,21 +18,22 @@ use crate::trial::failpoint;
 
 /// A purge is worth the work once it goes so many parts of the horizon further than the one before.
 const STEPS: u32 = 10;
-/// For the longest so long none is thought of after one was.
-const PAUSE_MAX: Duration = Duration::from_secs(3_600);
+/// After one that failed none is thought of for so long.
+const PAUSE: Duration = Duration::from_secs(3_600);
 
 impl TableRun {
     /// Begins a purge that is due, and ends one that can be ended. It may as well be done another time.
     pub(super) async fn purge(&mut self) -> Result<()> {
         let now = self.pipeline.clock.now();
-        if now < self.purge_at || self.ledger.is_reload() {
+        if Instant::now() < self.purge_at || self.ledger.is_reload() {
             return Ok(());
         }
         match self.try_purge(now).await {
             Err(error) if error.kind() == Kind::Bug => Err(error),
             Err(error) => {
-                self.purge_at = now + PAUSE_MAX;
-                tracing::warn!(table = %self.table, error = error.report(), "tombstones cannot be purged now");
+                self.purge_at = Instant::now() + PAUSE;
+                let note = format!("tombstones cannot be purged now: {}", error.report());
+                self.tell(&Progress::Note { table: &self.table, note: &note });
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -44,7 +46,7 @@ impl TableRun {
         {
             self.ledger.begin_purge(below_us).await?;
             // From then on each round looks whether it can be ended.
-            self.purge_at = now;
+            self.purge_at = Instant::now();
             failpoint::PURGE_WRITTEN.reached();
         }
         let state = self.ledger.state();
@@ -75,15 +77,17 @@ impl TableRun {
         let least_us = state.purged_us().saturating_add(horizon_us / u64::from(STEPS)).saturating_add(horizon_us);
         let is_worth = |newest_us: u64| newest_us >= least_us;
         let newest_us = u64::try_from(state.newest_ms()).unwrap_or(0).saturating_mul(1_000);
-        if begun + TimeDelta::from_std(horizon).unwrap_or(TimeDelta::MAX) > now || !is_worth(newest_us) {
+        let begins = begun.checked_add_signed(TimeDelta::from_std(horizon).unwrap_or(TimeDelta::MAX));
+        if begins.is_none_or(|begins| begins > now) || !is_worth(newest_us) {
             return Ok(None);
         }
-        // Files tell when changes were written; how old they are the rows tell. None is from after now.
-        self.purge_at = now + (horizon / 100).min(PAUSE_MAX);
+        // Files tell when changes were written; how old they are the rows tell. What is from after now tells nothing.
+        self.purge_at = Instant::now() + horizon / 100;
         let target = self.target(rules);
-        let newest = self.pipeline.sink.newest(&target, &self.session).await?;
+        let now_us = u64::try_from(now.timestamp_micros()).unwrap_or(0);
+        let below = change::first_sequence(target.generation, now_us);
+        let newest = self.pipeline.sink.newest(&target, &below, &self.session).await?;
         let newest_us = newest.as_deref().and_then(change::time_of).unwrap_or(0);
-        let newest_us = newest_us.min(u64::try_from(now.timestamp_micros()).unwrap_or(0));
         Ok(is_worth(newest_us).then(|| newest_us - horizon_us))
     }
 }

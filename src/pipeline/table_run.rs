@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
-use chrono::{DateTime, Utc};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
+use tokio::time::Instant;
 
 use crate::catalog::opened::OpenedFile;
 use crate::change::batch::{self, Attempt, Batch, CommitOutcome, MergeAttempt, MergeCounts, Prepared};
@@ -65,7 +65,7 @@ pub struct TableRun {
     finished: BTreeSet<FileId>,
     unmerged_rows: u64,
     /// When a purge of tombstones is to be thought of again.
-    pub(super) purge_at: DateTime<Utc>,
+    pub(super) purge_at: Instant,
 }
 
 /// A merge that stands in the ledger, and all that it takes to carry it out.
@@ -125,7 +125,7 @@ impl TableRun {
             tries: HashMap::new(),
             finished: BTreeSet::new(),
             unmerged_rows: 0,
-            purge_at: DateTime::UNIX_EPOCH,
+            purge_at: Instant::now(),
         })
     }
 
@@ -508,13 +508,24 @@ impl TableRun {
                 .with_kind(Kind::User)
                 .hint(format!("{recently} of the table's last 100 files were set aside; the table stops rather than lose more. Mend the cause, then run again; the daemon tries again by itself")));
         }
-        let reason = error.report();
-        let state = self.ledger.set_aside(&FileEntry::from(file), &reason).await?;
+        let state = self.ledger.set_aside(&FileEntry::from(file), &error.report()).await?;
+        self.was_set_aside(file, state, error, report);
+        Ok(())
+    }
+
+    /// Sets a file aside that comes too late; however many are, the table goes on.
+    pub(super) async fn too_late(&mut self, file: &ChangeFile, error: Error, report: &mut TableReport) -> Result<()> {
+        let (entry, error) = (FileEntry::from(file), error.in_file(&file.location));
+        let state = self.ledger.too_late(&entry, &error.report(), self.transform.read.cdc.generation).await?;
+        self.was_set_aside(file, state, error, report);
+        Ok(())
+    }
+
+    fn was_set_aside(&mut self, file: &ChangeFile, state: FileState, error: Error, report: &mut TableReport) {
         if self.ended(file, state) {
             self.tell(&Progress::SetAside { table: &self.table, error: &error });
             report.set_aside.push(error);
         }
-        Ok(())
     }
 }
 

@@ -93,8 +93,8 @@ pub trait Sink: Send + Sync {
     /// Whether merges take this machine's memory and processors, rather than another's.
     fn merges_here(&self) -> bool;
 
-    /// The sequence of the newest of the final table's rows; None where it has none.
-    async fn newest(&self, target: &Target, session: &SessionContext) -> Result<Option<String>>;
+    /// The sequence of the newest of the final table's rows below this one; None where it has none.
+    async fn newest(&self, target: &Target, below: &str, session: &SessionContext) -> Result<Option<String>>;
 
     /// Drops the tombstones that the purge names, all of whose changes are merged. May be repeated at will. A merge of
     /// changes that were not held against it changes nothing from then on.

@@ -146,7 +146,10 @@ impl Transform {
     /// Differs where the SQL or what the configuration says of the table differs.
     pub fn fingerprint(&self) -> String {
         let sql = self.query.as_ref().map_or("standard", |query| &query.sql);
-        let text = format!("{sql}\0{:?}\0{:?}\0{:?}", self.wanted, self.delete_when, self.read);
+        // Not what the ledger says: of which generation changes are, and which are too late.
+        let mut read = self.read.clone();
+        (read.cdc.generation, read.cdc.purged_us) = (0, 0);
+        let text = format!("{sql}\0{:?}\0{:?}\0{read:?}", self.wanted, self.delete_when);
         blake3::hash(text.as_bytes()).to_hex()[..32].to_owned()
     }
 }

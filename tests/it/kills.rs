@@ -1,7 +1,7 @@
 //! The program killed, and stopped beyond its time, between any two steps: each change is there once all the same.
 
-use std::collections::BTreeMap;
-use std::process::Stdio;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Command, Stdio};
 
 use freshet::trial::failpoint::{self, Failpoint};
 
@@ -81,6 +81,19 @@ impl Stage {
         }
     }
 
+    /// A run that goes on beside the test.
+    pub(crate) fn begin_run(&self) -> Running {
+        Running::start(&mut self.logged(&["run", "--once"]))
+    }
+
+    /// The program with these arguments; what it says is kept in the scene.
+    fn logged(&self, arguments: &[&str]) -> Command {
+        let log = std::fs::File::options().create(true).append(true).open(self.scene.path("run.log")).unwrap();
+        let mut command = binary::command(self.scene.folder(), arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command
+    }
+
     /// A run that gets this signal when it first comes to this failpoint.
     fn run_to(&self, failpoint: Failpoint, signal: &str) -> Running {
         self.go_to(&["run", "--once"], failpoint, signal)
@@ -88,25 +101,40 @@ impl Stage {
 
     /// The program with these arguments, which gets this signal when it first comes to this failpoint.
     pub(crate) fn go_to(&self, arguments: &[&str], failpoint: Failpoint, signal: &str) -> Running {
-        let log = std::fs::File::options().create(true).append(true).open(self.scene.path("run.log")).unwrap();
-        let mut command = binary::command(self.scene.folder(), arguments);
-        command.env(failpoint::VARIABLE, format!("{}:{signal}", failpoint.name()));
-        Running::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))
+        let mut command = self.logged(arguments);
+        Running::start(command.env(failpoint::VARIABLE, format!("{}:{signal}", failpoint.name())))
     }
 
     pub(crate) fn run(&self) -> Ended {
         self.scene.run()
     }
 
+    /// Waits until a program stands still at a failpoint.
+    pub(crate) async fn stopped(&self, running: &Running, failpoint: Failpoint) {
+        let stopped = until(ASKED_MAX, async || is_stopped(running.0.id())).await;
+        let log = std::fs::read_to_string(self.scene.path("run.log")).unwrap_or_default();
+        assert!(stopped, "{} was not reached: {log}", failpoint.name());
+    }
+
     /// Each change is in the log once, and the newest of each key is in the final table.
     #[track_caller]
     pub(crate) fn expect_whole(&self, what: &str) {
-        let log = match &self.place {
-            Place::Delta => self.scene.rows("shop/orders_changes", &["id"]).len(),
-            Place::BigQuery(bigquery) => usize::try_from(bigquery.row_count("shop.orders_changes")).unwrap(),
+        self.expect(files().iter().map(Vec::len).sum(), &model(), what);
+    }
+
+    /// So many changes are in the log, each once, and these rows in the final table.
+    #[track_caller]
+    pub(crate) fn expect(&self, changes: usize, rows: &BTreeMap<i64, i64>, what: &str) {
+        let log: Vec<String> = match &self.place {
+            Place::Delta => self.scene.rows("shop/orders_changes", &["_cdc_sequence"]),
+            Place::BigQuery(bigquery) => {
+                let rows = bigquery.table_rows("shop.orders_changes");
+                rows.iter().map(|row| row["_cdc_sequence"].to_string()).collect()
+            }
         };
-        assert_eq!(log, files().iter().map(Vec::len).sum::<usize>(), "{what}: changes in the log");
-        assert_eq!(self.final_rows(), model(), "{what}");
+        let different: BTreeSet<&String> = log.iter().collect();
+        assert_eq!((log.len(), different.len()), (changes, changes), "{what}: changes in the log");
+        assert_eq!(&self.final_rows(), rows, "{what}");
     }
 
     /// The final table's rows, by key.
@@ -191,7 +219,7 @@ async fn overtaken_at(place: Place, failpoint: Failpoint) {
     stage.put(0);
     stage.put(1);
     let mut stopped = stage.run_to(failpoint, "STOP");
-    assert!(until(ASKED_MAX, async || is_stopped(stopped.0.id())).await, "{what}: it was not reached");
+    stage.stopped(&stopped, failpoint).await;
     stage.run().exits(0);
     stage.expect_whole(&what);
     stopped.signal("-CONT");

@@ -22,6 +22,7 @@ mod backfill;
 mod bad_files;
 mod bad_sql;
 mod bigquery_emulator;
+mod chaos;
 mod formats;
 mod full_disk;
 mod gzip;

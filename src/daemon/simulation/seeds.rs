@@ -5,16 +5,21 @@ use std::ops::Range;
 use super::{Story, simulate};
 use crate::trial::planted::Planted;
 
-/// How many seeds; `FRESHET_SEEDS` asks for another number than CI's, `FRESHET_SEED` for one alone.
+/// How many seeds; `FRESHET_SEEDS` asks for another number than CI's, or for a range as `300..600`, `FRESHET_SEED` for one
+/// alone.
 const SEEDS: u64 = 300;
 /// Within so many seeds each planted mistake must be found.
 const FOUND_WITHIN: u64 = 50;
 
 fn seeds() -> Range<u64> {
-    let asked = |name| std::env::var(name).ok().map(|asked| asked.parse::<u64>().unwrap());
-    match asked("FRESHET_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..asked("FRESHET_SEEDS").unwrap_or(SEEDS),
+    let number = |asked: &str| asked.parse::<u64>().unwrap();
+    if let Ok(seed) = std::env::var("FRESHET_SEED") {
+        return number(&seed)..number(&seed) + 1;
+    }
+    match std::env::var("FRESHET_SEEDS").as_deref().map(|asked| asked.split_once("..").ok_or(asked)) {
+        Ok(Ok((first, end))) => number(first)..number(end),
+        Ok(Err(count)) => 0..number(count),
+        Err(_) => 0..SEEDS,
     }
 }
 

@@ -315,12 +315,12 @@ impl Sink for LivedSink {
         false
     }
 
-    async fn newest(&self, target: &Target, _: &SessionContext) -> Result<Option<String>> {
+    async fn newest(&self, target: &Target, below: &str, _: &SessionContext) -> Result<Option<String>> {
         self.go().await?;
         let newest = {
             let tables = self.tables.lock().unwrap();
             let rows = tables.finals.get(&target.name.to_string()).into_iter().flat_map(BTreeMap::values);
-            rows.map(|row| row["_cdc_sequence"].clone()).max()
+            rows.map(|row| row["_cdc_sequence"].clone()).filter(|sequence| sequence.as_str() < below).max()
         };
         self.back(newest).await
     }

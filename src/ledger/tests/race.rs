@@ -195,6 +195,7 @@ fn audit(chain: &BTreeMap<u64, Entry>, told: &[Told]) -> HashMap<FileId, FileSta
             Entry::Committed { intent } => end(chain, &mut holders, &mut outcomes, *intent, CommitOutcome::Committed),
             Entry::Lost { intent } => end(chain, &mut holders, &mut outcomes, *intent, CommitOutcome::Lost),
             Entry::SetAside { file, .. } => assert_eq!(holders.insert(file.id, FileState::SetAside), None),
+            Entry::TooLate { .. } => panic!("entry {number} was written by nobody"),
             Entry::Superseded { file } => assert_eq!(holders.insert(file.id, FileState::Superseded), None),
             Entry::Gone { file } => assert_eq!(holders.insert(file.id, FileState::Gone), None),
             Entry::Held { .. } | Entry::Compacted(_) => {}

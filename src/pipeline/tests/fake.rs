@@ -235,10 +235,10 @@ impl Sink for FakeSink {
         true
     }
 
-    async fn newest(&self, target: &Target, _: &SessionContext) -> Result<Option<String>> {
+    async fn newest(&self, target: &Target, below: &str, _: &SessionContext) -> Result<Option<String>> {
         let kept = self.kept.lock().unwrap();
         let rows = kept.finals.get(&target.source.to_string()).into_iter().flat_map(BTreeMap::values);
-        Ok(rows.map(|row| row["_cdc_sequence"].clone()).max())
+        Ok(rows.map(|row| row["_cdc_sequence"].clone()).filter(|sequence| sequence.as_str() < below).max())
     }
 
     async fn purge(&self, target: &Target, purge: &Purge, _: &SessionContext) -> Result<()> {

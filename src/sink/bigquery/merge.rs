@@ -5,8 +5,8 @@
 //! are written by a job of their own before the job that consults them.
 //!
 //! Each step is a job under an id made of the attempt's, see [`jobs`]: daemons that work on one attempt never run
-//! two jobs of one step at once, and as one attempt's steps have all ended before the next attempt begins, no job
-//! ever reads tombstones beside one that writes them.
+//! two jobs of one step at once, and as one attempt's steps have all ended before the next attempt begins, no merge
+//! ever reads tombstones beside one that writes them. A purge may drop some meanwhile, which none that runs then needs.
 
 use chrono::{DateTime, Days, NaiveTime, Utc};
 
@@ -161,7 +161,8 @@ impl Steps<'_> {
 }
 
 /// Makes the view of what is not merged yet, or gives it other columns or a later day to begin with. Where people make
-/// tables themselves, the view is theirs too: until the table is reloaded an older one shows the same rows, at a higher price.
+/// tables themselves, the view is theirs too: until the table is reloaded an older one shows the same rows, at a higher price
+/// (and nothing is purged there).
 pub(super) async fn show_live(sink: &BigQuerySink, target: &Target, merging: &Merging<'_>) -> Result<()> {
     let view = sink.table(target, Part::Live);
     let query = merging.live(live_since(merging.merge.loaded.0));

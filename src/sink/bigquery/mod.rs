@@ -130,8 +130,8 @@ impl Sink for BigQuerySink {
         false
     }
 
-    async fn newest(&self, target: &Target, _session: &SessionContext) -> Result<Option<String>> {
-        Box::pin(purge::newest(self, target)).await.map_err(|error| error.in_table(&target.source))
+    async fn newest(&self, target: &Target, below: &str, _session: &SessionContext) -> Result<Option<String>> {
+        Box::pin(purge::newest(self, target, below)).await.map_err(|error| error.in_table(&target.source))
     }
 
     async fn purge(&self, target: &Target, purge: &Purge, _session: &SessionContext) -> Result<()> {

@@ -15,11 +15,14 @@ use crate::sink::{Purge, Target};
 /// The label of a table of tombstones that notes up to when it was purged.
 const PURGED_LABEL: &str = "freshet_purged_us";
 
-/// The sequence of the newest of the final table's rows.
-pub(super) async fn newest(sink: &BigQuerySink, target: &Target) -> Result<Option<String>> {
+/// Above every sequence.
+pub(super) const ABOVE_ALL: &str = "g";
+
+/// The sequence of the newest of the final table's rows below this one.
+pub(super) async fn newest(sink: &BigQuerySink, target: &Target, below: &str) -> Result<Option<String>> {
     let table = sink.table(target, Part::Final);
     let prefix = format!("freshet_newest_{}", sink.clock.fresh_id());
-    let step = Step { prefix, sql: &sql::newest(&table), message: format!("{table} cannot be read") };
+    let step = Step { prefix, sql: &sql::newest(&table, below), message: format!("{table} cannot be read") };
     let rows = jobs::rows(sink, &step).await?;
     Ok(rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten())
 }

@@ -48,7 +48,7 @@ pub(super) async fn recorded(sink: &BigQuerySink, target: &Target) -> Result<Opt
 
 /// The generation of the newest of the final table's rows; 0 where there is none.
 async fn generation(sink: &BigQuerySink, target: &Target) -> Result<u64> {
-    let Some(newest) = purge::newest(sink, target).await? else { return Ok(0) };
+    let Some(newest) = purge::newest(sink, target, purge::ABOVE_ALL).await? else { return Ok(0) };
     let table = sink.table(target, Part::Final);
     let generation = newest.split('/').next().and_then(|digits| u64::from_str_radix(digits, 16).ok());
     generation.ok_or_else(|| {

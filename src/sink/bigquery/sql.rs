@@ -66,9 +66,10 @@ pub(super) fn count(id: &TableId) -> String {
     format!("SELECT COUNT(*) AS `n` FROM {}", table(id))
 }
 
-/// The sequence of the newest of a table's rows.
-pub(super) fn newest(id: &TableId) -> String {
-    format!("SELECT MAX({}) AS `n` FROM {}", name(columns::SEQUENCE), table(id))
+/// The sequence of the newest of a table's rows below this one.
+pub(super) fn newest(id: &TableId, below: &str) -> String {
+    let sequence = name(columns::SEQUENCE);
+    format!("SELECT MAX({sequence}) AS `n` FROM {} WHERE {sequence} < {}", table(id), text(below))
 }
 
 /// How many rows of the log an attempt wrote. The time is the partition, so that no other is read.

@@ -86,8 +86,8 @@ impl Sink for DeltaSink {
         true
     }
 
-    async fn newest(&self, target: &Target, session: &SessionContext) -> Result<Option<String>> {
-        newest(self, target, session).await
+    async fn newest(&self, target: &Target, below: &str, session: &SessionContext) -> Result<Option<String>> {
+        newest(self, target, below, session).await
     }
 
     async fn purge(&self, target: &Target, purge: &Purge, session: &SessionContext) -> Result<()> {
@@ -149,9 +149,10 @@ fn merged<'a>(
 fn newest<'a>(
     sink: &'a DeltaSink,
     target: &'a Target,
+    below: &'a str,
     session: &'a SessionContext,
 ) -> BoxFuture<'a, Result<Option<String>>> {
-    Box::pin(purge::newest(sink, target, session))
+    Box::pin(purge::newest(sink, target, below, session))
 }
 
 fn purged<'a>(

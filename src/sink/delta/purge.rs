@@ -22,13 +22,19 @@ use crate::error::{Error, Result};
 use crate::sink::part::Part;
 use crate::sink::{MergeAttempt, Purge, Target};
 
-/// The sequence of the newest of the final table's rows.
-pub(super) async fn newest(sink: &DeltaSink, target: &Target, session: &SessionContext) -> Result<Option<String>> {
+/// The sequence of the newest of the final table's rows below this one.
+pub(super) async fn newest(
+    sink: &DeltaSink,
+    target: &Target,
+    below: &str,
+    session: &SessionContext,
+) -> Result<Option<String>> {
     let folder = sink.folder(target, Part::Final);
     let Some(table) = table::open(&folder).await? else { return Ok(None) };
     let failed = |cause| trouble::query(&folder, "read", cause);
     let sequence = cast(ident(columns::SEQUENCE), DataType::Utf8).alias(columns::SEQUENCE);
     let rows = table::rows(&folder, &table, None, session).await?.select(vec![sequence]).map_err(failed)?;
+    let rows = rows.filter(ident(columns::SEQUENCE).lt(lit(below))).map_err(failed)?;
     let newest = rows.aggregate(Vec::new(), vec![max(ident(columns::SEQUENCE))]).map_err(failed)?;
     let found = newest.collect().await.map_err(failed)?;
     let text = found.first().filter(|batch| batch.num_rows() == 1).map(|batch| Arc::clone(batch.column(0)));
@@ -99,7 +105,7 @@ pub(super) async fn demand_unpurged(
     }
     Err(Error::fenced(format!("tombstones of {} were purged after the merge had begun", folder.name))
         .in_table(&target.source)
-        .hint("another process has done the merge by then"))
+        .hint("another process has done the merge by then; where the ledger is an older copy, make it anew by `freshet ledger --rebuild`"))
 }
 
 /// Up to which time, in µs since 1970, a snapshot of the tombstones was purged in the target's generation; 0: it was not.

@@ -20,11 +20,13 @@ fn of_time(generation: u64, changes: &[Change]) -> Vec<Values> {
 #[tokio::test]
 async fn a_purge_drops_the_tombstones_of_long_ago_and_can_be_repeated() {
     let bench = Bench::new(OnDelete::Remove);
-    assert_eq!(bench.sink.newest(&bench.target, &bench.session).await.unwrap(), None);
+    assert_eq!(bench.sink.newest(&bench.target, "g", &bench.session).await.unwrap(), None);
     purge_below(&bench, &bench.target, 5).await.unwrap();
     bench.load(1, of_time(1, &[change(1, "D", 3), change(2, "D", 5), change(3, "I", 4), change(4, "I", 6)])).await;
     bench.merge(1, &[1]).await;
-    assert_eq!(bench.sink.newest(&bench.target, &bench.session).await.unwrap(), Some(first_sequence(1, 6)));
+    assert_eq!(bench.sink.newest(&bench.target, "g", &bench.session).await.unwrap(), Some(first_sequence(1, 6)));
+    let before = bench.sink.newest(&bench.target, &first_sequence(1, 6), &bench.session).await.unwrap();
+    assert_eq!(before, Some(first_sequence(1, 4)));
     for below in [4, 5, 5, 2] {
         purge_below(&bench, &bench.target, below).await.unwrap();
         assert_eq!(bench.read(Part::Tombstones, &["id"]).await, ["2"], "{below}");
