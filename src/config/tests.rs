@@ -331,7 +331,7 @@ fn keys_that_contradict_each_other_are_refused() {
         &format!("{never}{}", orders("late_horizon: 30d")),
         "`sink.bigquery.create` leaves the live views to people, where tables with a `late_horizon` need them made anew \
          at each purge",
-        Some((2, 54)),
+        Some((2, 45)),
         "create: auto",
     );
     let defaults = format!("defaults: {{late_horizon: 30d}}\n{}", orders("mode: append"));
