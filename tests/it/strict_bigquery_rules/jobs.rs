@@ -71,7 +71,8 @@ async fn statements_that_freshet_never_says_are_refused() {
     let client = Client::with_orders(Options::default()).await;
     for sql in [
         "DROP TABLE `test-project`.`shop`.`orders`",
-        "DELETE FROM `test-project`.`shop`.`orders` WHERE TRUE",
+        "DELETE FROM `test-project`.`shop`.`orders`",
+        "UPDATE `test-project`.`shop`.`orders` SET `id` = 1 WHERE TRUE",
         "SELECT 1; SELECT 2",
         "SELECT `id` FROM `shop`.`orders`",
         "SELECT pragma_version()",
