@@ -280,13 +280,17 @@ impl SequenceBase {
     }
 
     fn format(&self, time: u64, counter: u64, row: u64) -> String {
-        format!("{:016x}/{time:016x}/{counter:016x}/{row:016x}", self.generation)
+        sequence(self.generation, time, counter, row)
     }
 }
 
 /// The least sequence that a change of this time, in µs since 1970, has in this generation: in the same grammar.
 pub fn first_sequence(generation: u64, time_us: u64) -> String {
-    format!("{generation:016x}/{time_us:016x}/{:016x}/{:016x}", 0, 0)
+    sequence(generation, time_us, 0, 0)
+}
+
+fn sequence(generation: u64, time: u64, counter: u64, row: u64) -> String {
+    format!("{generation:016x}/{time:016x}/{counter:016x}/{row:016x}")
 }
 
 /// The time that a sequence tells, in µs since 1970; 0 for a row of a load. None where it is no sequence.

@@ -297,19 +297,8 @@ fn limits_are_checked() {
 }
 
 #[test]
-fn keys_that_contradict_each_other_are_refused() {
+fn a_horizon_that_means_nothing_or_leaves_no_room_is_refused() {
     let start = "`databases.shop.tables[orders]";
-    refuse(
-        &orders("mode: append, on_delete: mark"),
-        &format!("{start}.on_delete` means nothing in mode `append`, which keeps deletes as rows"),
-        Some((2, 58)),
-        "mode: merge",
-    );
-    check(
-        &format!("defaults: {{on_delete: mark}}\n{}", orders("mode: append")),
-        |c| table(c, "shop", "orders").mode,
-        Some(Mode::Append),
-    );
     for keys in ["mode: append, late_horizon: 30d", "on_delete: mark, late_horizon: 30d"] {
         let said = format!("{start}.late_horizon` means nothing where no tombstones are kept");
         refuse(&orders(keys), &said, Some((2, 58 + 3 * u64::from(keys.starts_with("on")))), "on_delete: remove");
@@ -336,6 +325,22 @@ fn keys_that_contradict_each_other_are_refused() {
     );
     let defaults = format!("defaults: {{late_horizon: 30d}}\n{}", orders("mode: append"));
     check(&defaults, |c| table(c, "shop", "orders").late_horizon, Some(Duration::from_secs(30 * 24 * 3_600)));
+}
+
+#[test]
+fn keys_that_contradict_each_other_are_refused() {
+    let start = "`databases.shop.tables[orders]";
+    refuse(
+        &orders("mode: append, on_delete: mark"),
+        &format!("{start}.on_delete` means nothing in mode `append`, which keeps deletes as rows"),
+        Some((2, 58)),
+        "mode: merge",
+    );
+    check(
+        &format!("defaults: {{on_delete: mark}}\n{}", orders("mode: append")),
+        |c| table(c, "shop", "orders").mode,
+        Some(Mode::Append),
+    );
     refuse(
         &orders("csv: {header: false}"),
         &format!("{start}` says `header: false` under `csv`, and nothing names the columns"),

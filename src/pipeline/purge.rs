@@ -64,11 +64,10 @@ impl TableRun {
     /// Up to which time tombstones are to go, in µs since 1970; None where that is not worth a purge.
     async fn purge_wanted(&mut self, now: DateTime<Utc>, horizon: Duration) -> Result<Option<u64>> {
         let state = self.ledger.state();
-        let removes = |mode: Mode, on_delete: OnDelete| mode == Mode::Merge && on_delete == OnDelete::Remove;
         let (Some(rules), Some(opened), None) = (state.rules(), state.opened(), state.open_purge()) else {
             return Ok(None);
         };
-        if !removes(rules.mode, rules.on_delete) || state.is_closed() {
+        if rules.mode != Mode::Merge || rules.on_delete != OnDelete::Remove || state.is_closed() {
             return Ok(None);
         }
         // What lay there when the table was begun comes in any order, and has that long to be carried.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::binary::{Running, number_asked_for};
-use crate::change_files::{Change, parquet};
+use crate::change_files::Change;
 use crate::kills::{Place, Stage};
 use crate::strict_bigquery::{Options, StrictBigQuery};
 
@@ -65,8 +65,7 @@ async fn lived_through(seed: usize, place: Place) {
     let (files, rows) = history(&mut dice);
     for portion in portions(&mut dice, files.len()) {
         for number in portion {
-            let name = format!("data/shop/orders/20240501-{number:06}000.parquet");
-            stage.scene.write(&name, parquet(&files[number]));
+            stage.changes(&format!("20240501-{number:06}000"), &files[number]);
         }
         for _ in 0..1 + dice.below(2) {
             let lives: Vec<_> = (0..*dice.pick(&[1, 2, 3]))

@@ -41,7 +41,6 @@ fn half_carried() -> Stage {
 }
 
 #[test]
-#[cfg(target_os = "linux")]
 fn a_disk_that_is_full_from_any_write_on_costs_no_change_and_doubles_none() {
     let (_folder, library) = library();
     let stage = half_carried();

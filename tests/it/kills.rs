@@ -43,6 +43,11 @@ fn model() -> BTreeMap<i64, i64> {
     rows
 }
 
+/// Final rows, by key.
+pub(crate) fn rows(rows: &[(i64, i64)]) -> BTreeMap<i64, i64> {
+    rows.iter().copied().collect()
+}
+
 /// Where rows go.
 pub(crate) enum Place {
     Delta,
@@ -76,9 +81,13 @@ impl Stage {
         let files = files();
         let numbers = if half == 0 { files.len() / 2..files.len() } else { 0..files.len() / 2 };
         for number in numbers {
-            let name = format!("data/shop/orders/20240501-{number:06}000.parquet");
-            self.scene.write(&name, parquet(&files[number]));
+            self.changes(&format!("20240501-{number:06}000"), &files[number]);
         }
+    }
+
+    /// A file of changes from this moment, as `20240601-000000000`.
+    pub(crate) fn changes(&self, moment: &str, changes: &[Change]) {
+        self.scene.write(&format!("data/shop/orders/{moment}.parquet"), parquet(changes));
     }
 
     /// A run that goes on beside the test.

@@ -24,6 +24,7 @@ mod bad_sql;
 mod bigquery_emulator;
 mod chaos;
 mod formats;
+#[cfg(target_os = "linux")]
 mod full_disk;
 mod gzip;
 mod kills;

@@ -1,24 +1,13 @@
 //! What was deleted long ago is forgotten, as `late_horizon` says, and what comes later still is set aside.
 
-use std::collections::BTreeMap;
-
 use freshet::trial::failpoint::{self, Failpoint};
 
 use crate::binary::{freshet, number_asked_for};
-use crate::change_files::{Change, parquet};
-use crate::kills::{Place, Stage};
+use crate::kills::{Place, Stage, rows};
 use crate::strict_bigquery::{Options, StrictBigQuery};
 
 /// How often each failpoint is tried at each sink; `FRESHET_KILL_ROUNDS` asks for another number than CI's.
 const ROUNDS: usize = 1;
-
-fn changes(stage: &Stage, moment: &str, changes: &[Change]) {
-    stage.scene.write(&format!("data/shop/orders/{moment}.parquet"), parquet(changes));
-}
-
-fn rows(rows: &[(i64, i64)]) -> BTreeMap<i64, i64> {
-    rows.iter().copied().collect()
-}
 
 /// A table that forgets after fifteen days, begun long ago, of which row 2 was deleted on the first of May, row 4 on the
 /// 16th, and row 3 changed on the 17th: so what was deleted before the second is to be forgotten.
@@ -26,9 +15,9 @@ fn long_begun(place: Place) -> Stage {
     let stage = Stage::new(place);
     let configured = std::fs::read_to_string(stage.scene.path("freshet.yaml")).unwrap();
     stage.scene.write("freshet.yaml", configured.replace("key: id", "key: id, late_horizon: 15d"));
-    changes(&stage, "20240501-000000000", &[("I", 1, 10), ("I", 2, 20), ("I", 3, 30), ("I", 4, 40), ("D", 2, 0)]);
-    changes(&stage, "20240516-000000000", &[("D", 4, 0)]);
-    changes(&stage, "20240517-000000000", &[("U", 3, 31)]);
+    stage.changes("20240501-000000000", &[("I", 1, 10), ("I", 2, 20), ("I", 3, 30), ("I", 4, 40), ("D", 2, 0)]);
+    stage.changes("20240516-000000000", &[("D", 4, 0)]);
+    stage.changes("20240517-000000000", &[("U", 3, 31)]);
     stage.run().exits(0);
     // The first entry says when the table was begun; a purge comes a horizon after that.
     let entries = stage.scene.path("out/ledger/tables/shop/orders");
@@ -52,9 +41,9 @@ impl Stage {
 /// they counted as files that cannot be used.
 fn late(stage: &Stage) {
     for second in 0..12 {
-        changes(stage, &format!("20240430-0000{second:02}000"), &[("U", 2, 19)]);
+        stage.changes(&format!("20240430-0000{second:02}000"), &[("U", 2, 19)]);
     }
-    changes(stage, "20240502-120000000", &[("U", 4, 39), ("I", 5, 50)]);
+    stage.changes("20240502-120000000", &[("U", 4, 39), ("I", 5, 50)]);
 }
 
 fn what_is_too_late_is_set_aside(place: Place) {

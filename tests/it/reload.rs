@@ -7,7 +7,7 @@ use freshet::trial::failpoint::{self, Failpoint};
 
 use crate::binary::{Ended, freshet, number_asked_for};
 use crate::change_files::{Change, columns, parquet, parquet_of, texts};
-use crate::kills::{Place, Stage};
+use crate::kills::{Place, Stage, rows};
 use crate::strict_bigquery::{Options, StrictBigQuery};
 
 /// How often each failpoint is tried at each sink; `FRESHET_KILL_ROUNDS` asks for another number than CI's.
@@ -25,11 +25,6 @@ impl Stage {
             let may = SystemTime::UNIX_EPOCH + Duration::from_secs(1_714_521_600);
             std::fs::File::options().append(true).open(self.scene.path(name)).unwrap().set_modified(may).unwrap();
         }
-    }
-
-    /// A file of changes from this moment, as `20240601-000000000`.
-    fn changes(&self, moment: &str, changes: &[Change]) {
-        self.scene.write(&format!("data/shop/orders/{moment}.parquet"), parquet(changes));
     }
 
     fn reload(&self, arguments: &[&str]) -> Ended {
@@ -54,10 +49,6 @@ impl Stage {
     fn expect_present(&self) {
         assert_eq!(self.final_rows(), rows(&[(1, 10), (2, 21), (3, 34), (5, 50), (8, 88)]));
     }
-}
-
-fn rows(rows: &[(i64, i64)]) -> BTreeMap<i64, i64> {
-    rows.iter().copied().collect()
 }
 
 /// What the table is once it was reloaded.

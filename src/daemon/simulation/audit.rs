@@ -58,12 +58,7 @@ pub(super) async fn audit(world: &World, history: &History) -> Result<Story, Str
         }
         let expected: BTreeSet<String> = match horizon {
             None => certain.iter().cloned().chain(uncertain).collect(),
-            // Of the changes that were not too late.
-            Some(_) => {
-                let carried = files.iter().flat_map(|file| versions(world, file));
-                let carried = carried.filter(|(_, id)| has_rows(state, *id) == Some(true)).map(|(text, _)| text);
-                finals_of(load.iter().map(|(_, text, _)| *text).chain(carried))
-            }
+            Some(_) => finals_of(load.iter().map(|(_, text, _)| *text).chain(carried(world, state, &files))),
         };
         if finals != expected {
             let (expected, found) = (Vec::from_iter(expected), Vec::from_iter(finals));
@@ -81,6 +76,12 @@ pub(super) async fn audit(world: &World, history: &History) -> Result<Story, Str
     (story.fortunes, story.hazards, story.compactions, story.written_below, story.read_below).hash(&mut trace);
     story.trace = trace.finish();
     Ok(story)
+}
+
+/// The texts of these files that were carried, and not too late.
+fn carried<'a>(world: &World, state: &State, files: &[&'a Arrival]) -> Vec<&'a str> {
+    let versions = files.iter().flat_map(|file| versions(world, file));
+    versions.filter(|(_, id)| has_rows(state, *id) == Some(true)).map(|(text, _)| text).collect()
 }
 
 /// Demands that no file was set aside but such as came too late.

@@ -2,13 +2,12 @@
 //!
 //! What it says is held against every merge: one that began before, and is long overtaken, would miss the tombstones.
 
-use std::sync::Arc;
-
+use arrow::array::AsArray;
+use arrow::datatypes::DataType;
 use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::logical_expr::{cast, ident, lit};
 use datafusion::prelude::SessionContext;
 use deltalake::DeltaTable;
-use deltalake::arrow::datatypes::DataType;
 use deltalake::kernel::Transaction;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 
@@ -37,9 +36,8 @@ pub(super) async fn newest(
     let rows = rows.filter(ident(columns::SEQUENCE).lt(lit(below))).map_err(failed)?;
     let newest = rows.aggregate(Vec::new(), vec![max(ident(columns::SEQUENCE))]).map_err(failed)?;
     let found = newest.collect().await.map_err(failed)?;
-    let text = found.first().filter(|batch| batch.num_rows() == 1).map(|batch| Arc::clone(batch.column(0)));
-    let text = text.as_ref().and_then(|column| column.as_any().downcast_ref::<arrow::array::StringArray>());
-    Ok(text.and_then(|text| text.iter().next().flatten().map(str::to_owned)))
+    let newest = found.first().and_then(|batch| batch.column(0).as_string_opt::<i32>()?.iter().next().flatten());
+    Ok(newest.map(str::to_owned))
 }
 
 /// Drops the tombstones that the purge names.
