@@ -59,6 +59,8 @@ pub struct TableLedger {
     pub(super) segments: Segments,
     pub(super) state: State,
     clock: Arc<dyn Clock>,
+    /// When the chain was looked at first: a chain that begins from here on began then.
+    looked_ms: i64,
     writer: String,
     read_only: bool,
 }
@@ -88,6 +90,7 @@ impl TableLedger {
             segments: ledger.segments(table),
             state: State::default(),
             clock: Arc::clone(&ledger.clock),
+            looked_ms: ledger.clock.now().timestamp_millis(),
             writer: ledger.writer.clone(),
             read_only: ledger.read_only,
         };
@@ -458,7 +461,7 @@ impl TableLedger {
             order,
             target,
             cut_over_ms: self.reload.as_ref().map(|reload| reload.cut_over_ms),
-            opened_ms: self.now_ms(),
+            opened_ms: self.looked_ms,
         }
     }
 

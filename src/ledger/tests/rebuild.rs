@@ -70,3 +70,28 @@ async fn a_table_with_an_empty_log_is_rebuilt_and_goes_on() {
     let mut chain = ledger.table(&table(), opening()).await.unwrap();
     assert!(matches!(chain.claim(intent("a", &["f"])).await.unwrap(), Claim::Taken(_)));
 }
+
+/// A clock by which each look at it takes a while.
+#[derive(Debug, Default)]
+struct Ticking(StillClock);
+
+impl Clock for Ticking {
+    fn now(&self) -> chrono::DateTime<chrono::Utc> {
+        self.0.forward(chrono::TimeDelta::milliseconds(1));
+        self.0.now()
+    }
+
+    fn fresh_id(&self) -> uuid::Uuid {
+        self.0.fresh_id()
+    }
+}
+
+#[tokio::test]
+async fn a_chain_is_rebuilt_while_time_goes_on_and_knows_what_was_purged() {
+    let clock: Arc<dyn Clock> = Arc::new(Ticking::default());
+    let ledger = ledger_on(Arc::new(InMemory::new()), &clock).await.unwrap();
+    ledger.rebuild(&table(), opening(), &Recorded { purged_us: 7, ..recorded() }).await.unwrap();
+    let mut chain = ledger.table(&table(), opening()).await.unwrap();
+    assert_eq!(chain.state().purged_us(), 7);
+    assert_eq!(chain.claim(intent("c", &["new"])).await.unwrap(), Claim::Outdated);
+}
