@@ -93,10 +93,8 @@ impl Life {
 
     /// Takes some time, as any way does; now and then much.
     pub(crate) async fn travel(&self) {
-        if self.dice.is_some() {
-            let longest = if self.fails(8) { 3_000 } else { 60 };
-            tokio::time::sleep(Duration::from_millis(self.below(longest))).await;
-        }
+        let longest = if self.fails(8) { 3_000 } else { 60 };
+        tokio::time::sleep(Duration::from_millis(1 + self.below(longest))).await;
         self.step().await;
     }
 

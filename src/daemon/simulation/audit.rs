@@ -48,12 +48,13 @@ pub(super) async fn audit(world: &World, history: &History) -> Result<Story, Str
         expected_log.sort_unstable();
         story.vanished += vanished;
         story.reloads += u64::from(reload.is_some());
-        let tables = world.tables.lock().unwrap();
-        let (log, finals) = (tables.log(&table.to_string(), generation), tables.finals(&table.to_string()));
+        let (log, finals) = (world.warehouse.log(table, generation).await, world.warehouse.finals(table).await);
         if reload.is_some() {
-            demand_once(table, &tables.log(&table.to_string(), 1), world, all)?;
+            demand_once(table, &world.warehouse.log(table, 1).await, world, all)?;
         }
-        if log != expected_log {
+        if reload.is_some() && !world.warehouse.keeps_what_was_built() {
+            demand_once(table, &log, world, &files)?;
+        } else if log != expected_log {
             return Err(format!("{table}: the log has {}", difference(&expected_log, &log)));
         }
         let expected: BTreeSet<String> = match horizon {
@@ -69,7 +70,7 @@ pub(super) async fn audit(world: &World, history: &History) -> Result<Story, Str
     let below = |count: &AtomicU64| count.load(Ordering::SeqCst);
     story.compactions = below(&world.below.compactions);
     (story.written_below, story.read_below) = (below(&world.below.written), below(&world.below.read));
-    story.hazards = world.tables.lock().unwrap().hazards;
+    story.hazards = world.warehouse.hazards();
     story.overwritten =
         count(history.files.iter().map(|file| usize::from(matches!(file.later, Later::Overwritten(..)))));
     story.key_updates = count(history.files.iter().map(|file| key_updates(&file.text)));

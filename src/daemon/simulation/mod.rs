@@ -38,14 +38,16 @@ use crate::trial::dice::Dice;
 use crate::trial::life::Life;
 
 mod audit;
+mod disk;
 mod model;
 mod seeds;
 mod sink;
 pub(crate) mod store;
+mod warehouse;
 
 use model::{Arrival, HOURS, History, Later, Reload};
-use sink::{LivedSink, Tables};
 use store::{Below, LivedStore};
+use warehouse::Warehouse;
 
 /// After that nothing goes wrong any more.
 const CALM_AFTER: Duration = Duration::from_secs(HOURS.as_secs() + 1_800);
@@ -119,7 +121,7 @@ struct World {
     files: Arc<InMemory>,
     ledgers: Arc<InMemory>,
     queue: FakeQueue,
-    tables: Arc<Mutex<Tables>>,
+    warehouse: Warehouse,
     /// The version of each object, by key and text.
     versions: Mutex<BTreeMap<(String, String), String>>,
     fortunes: Mutex<Fortunes>,
@@ -165,7 +167,7 @@ fn config(history: &History, queries: &Path, dice: &mut Dice) -> Config {
 }
 
 impl World {
-    fn new(history: &History, queries: &Path, dice: &mut Dice) -> Self {
+    fn new(kind: warehouse::Kind, history: &History, queries: &Path, dice: &mut Dice) -> Self {
         let begun = Instant::now();
         Self {
             config: Arc::new(config(history, queries, dice)),
@@ -173,7 +175,7 @@ impl World {
             files: Arc::default(),
             ledgers: Arc::default(),
             queue: FakeQueue::patient(None),
-            tables: Arc::default(),
+            warehouse: Warehouse::new(kind),
             versions: Mutex::default(),
             fortunes: Mutex::default(),
             below: Arc::default(),
@@ -243,7 +245,7 @@ impl World {
             memory: memory_of(&self.config, tables_at_once(&self.config)),
             opener: Opener::new(Arc::clone(&files), Staging::new(ROOMY)),
             config: Arc::clone(&self.config),
-            sink: Arc::new(LivedSink { tables: Arc::clone(&self.tables), life: Arc::clone(life) }),
+            sink: self.warehouse.sink(life, clock()),
             ledger,
             clock: clock(),
             observer: Arc::new(Witness(Arc::clone(&self.wrongs))),
@@ -334,10 +336,6 @@ impl World {
     /// Gives a command, in one life after the other, until it says that it is done.
     async fn insist(&self, dice: &mut Dice, command: impl AsyncFn(Pipeline) -> crate::error::Result<bool>) {
         loop {
-            if self.begun.elapsed() > DONE_WITHIN || self.is_endless().await {
-                self.wrongs.lock().unwrap().push("a command was given again and again and never done".into());
-                return;
-            }
             let calm = self.begun.elapsed() >= CALM_AFTER;
             let life = Arc::new(if calm { Life::easy() } else { Life::hard(dice) });
             let run = async {
@@ -403,9 +401,19 @@ impl World {
         states
     }
 
-    /// Whether a chain grows without end.
-    async fn is_endless(&self) -> bool {
-        self.states().await.values().any(|state| state.head() > ENTRIES_MAX)
+    /// Ends where this will never be done: because it takes too long, or because a chain grows without end. Says what is
+    /// open.
+    async fn endless(&self) -> String {
+        loop {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let states = self.states().await;
+            let is_long = states.values().any(|state| state.head() > ENTRIES_MAX);
+            if is_long || self.begun.elapsed() > DONE_WITHIN {
+                let open: Vec<String> = states.iter().map(|(table, state)| audit::open(table, state)).collect();
+                let (elapsed, bodies) = (self.begun.elapsed(), self.queue.bodies());
+                return format!("not done in {elapsed:?}: queue {bodies:?}, {}", open.join("; "));
+            }
+        }
     }
 
     /// Whether nothing is left to be done.
@@ -439,7 +447,7 @@ struct Story {
 }
 
 /// Lives through one seed; what is wrong in the end. With `FRESHET_LOG` all that its daemons log is told.
-fn simulate(seed: u64) -> Result<Story, String> {
+fn simulate(seed: u64, kind: warehouse::Kind) -> Result<Story, String> {
     if let Ok(filter) = std::env::var("FRESHET_LOG") {
         // Of several simulations the first begins to tell.
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
@@ -449,45 +457,40 @@ fn simulate(seed: u64) -> Result<Story, String> {
         let mut dice = Dice::new(seed);
         let history = model::history(&mut dice);
         let queries = fake::queries(history.finals.keys());
-        let world = Arc::new(World::new(&history, &queries, &mut dice));
-        let deliveries: Vec<_> =
-            history.files.iter().map(|file| tokio::spawn(Arc::clone(&world).deliver(file.clone()))).collect();
-        let daemons = 1 + dice.below(3);
-        for _ in 0..daemons {
-            let dice = Dice::new(dice.below(u64::MAX));
-            tokio::spawn(Arc::clone(&world).live_on(dice));
-        }
-        if dice.below(2) == 0 {
-            let dice = Dice::new(dice.below(u64::MAX));
-            tokio::spawn(Arc::clone(&world).compact_on(dice));
-        }
-        let reloads = history.reloads.iter().map(|(table, plan)| {
-            let dice = Dice::new(dice.below(u64::MAX));
-            Arc::clone(&world).reload(table.clone(), plan.clone(), dice)
-        });
-        futures::future::join_all(reloads.collect::<Vec<_>>()).await;
-        for delivery in deliveries {
-            delivery.await.unwrap();
-        }
-        tokio::time::sleep_until(world.begun + CALM_AFTER).await;
-        while !world.is_done().await {
-            if world.begun.elapsed() > DONE_WITHIN || world.is_endless().await {
-                let states = world.states().await;
-                let open: Vec<String> = states.iter().map(|(table, state)| audit::open(table, state)).collect();
-                return Err(format!(
-                    "not done in {:?}: queue {:?}, {}",
-                    world.begun.elapsed(),
-                    world.queue.bodies(),
-                    open.join("; ")
-                ));
-            }
-            tokio::time::sleep(Duration::from_secs(10)).await;
-        }
-        let story = audit::audit(&world, &history).await;
+        let world = Arc::new(World::new(kind, &history, &queries, &mut dice));
+        let story = tokio::select! {
+            story = live_through(&world, &history, &mut dice) => story,
+            open = world.endless() => Err(open),
+        };
         std::fs::remove_dir_all(&queries).unwrap();
         story
     });
     // What daemons left behind does not hold up the end.
     runtime.shutdown_background();
     story.map_err(|wrong| format!("seed {seed}: {wrong}"))
+}
+
+/// Lets the files arrive, lives with all that goes wrong and then without, until nothing is left to be done.
+async fn live_through(world: &Arc<World>, history: &History, dice: &mut Dice) -> Result<Story, String> {
+    let mut die = || Dice::new(dice.below(u64::MAX));
+    let deliveries: Vec<_> =
+        history.files.iter().map(|file| tokio::spawn(Arc::clone(world).deliver(file.clone()))).collect();
+    let daemons = 1 + die().below(3);
+    for _ in 0..daemons {
+        tokio::spawn(Arc::clone(world).live_on(die()));
+    }
+    if die().below(2) == 0 {
+        tokio::spawn(Arc::clone(world).compact_on(die()));
+    }
+    let reloads =
+        history.reloads.iter().map(|(table, plan)| Arc::clone(world).reload(table.clone(), plan.clone(), die()));
+    futures::future::join_all(reloads.collect::<Vec<_>>()).await;
+    for delivery in deliveries {
+        delivery.await.unwrap();
+    }
+    tokio::time::sleep_until(world.begun + CALM_AFTER).await;
+    while !world.is_done().await {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    audit::audit(world, history).await
 }

@@ -113,6 +113,13 @@ pub(super) struct Reload {
     pub(super) people: u64,
 }
 
+impl Reload {
+    /// When somebody says that it is complete, if nothing goes wrong.
+    fn completes_after(&self) -> Duration {
+        self.begins_after + self.loads_after + self.completed_after
+    }
+}
+
 /// The moment that a file's name tells.
 fn moment_ms(file: u64) -> i64 {
     FIRST_MS + FILE_MS * i64::try_from(file).unwrap()
@@ -217,6 +224,13 @@ pub(super) fn history(dice: &mut Dice) -> History {
                 // Rather in order, so that there is always something newer to come, and a few are late.
                 let each = HOURS.as_secs() / 4 / files;
                 arrival.put_after = Duration::from_secs(each * file) + seconds(dice, each * 8);
+            }
+            if let Some(reload) = history.reloads.get(&name)
+                && dice.below(2) == 0
+            {
+                // Just when the new generation takes the other's place.
+                arrival.put_after = reload.completes_after() + seconds(dice, 120);
+                arrival.told_after.fill(Duration::ZERO);
             }
             history.files.push(arrival);
         }

@@ -2,36 +2,45 @@
 
 use std::ops::Range;
 
+use super::warehouse::Kind;
 use super::{Story, simulate};
 use crate::trial::planted::Planted;
 
-/// How many seeds; `FRESHET_SEEDS` asks for another number than CI's, or for a range as `300..600`, `FRESHET_SEED` for one
-/// alone.
+/// How many seeds CI lives through; with Delta Lake's tables, so many.
 const SEEDS: u64 = 300;
+const DELTA_SEEDS: u64 = 5;
 /// Within so many seeds each planted mistake must be found.
 const FOUND_WITHIN: u64 = 50;
 
-fn seeds() -> Range<u64> {
+/// The seeds to live through: `FRESHET_SEED` asks for one alone, this variable for another number than CI's, or for a
+/// range as `300..600`.
+fn seeds(variable: &str, of_ci: u64) -> Range<u64> {
     let number = |asked: &str| asked.parse::<u64>().unwrap();
     if let Ok(seed) = std::env::var("FRESHET_SEED") {
         return number(&seed)..number(&seed) + 1;
     }
-    match std::env::var("FRESHET_SEEDS").as_deref().map(|asked| asked.split_once("..").ok_or(asked)) {
+    match std::env::var(variable).as_deref().map(|asked| asked.split_once("..").ok_or(asked)) {
         Ok(Ok((first, end))) => number(first)..number(end),
         Ok(Err(count)) => 0..number(count),
-        Err(_) => 0..SEEDS,
+        Err(_) => 0..of_ci,
     }
+}
+
+/// Lives through the seeds; what they were like.
+fn live_through(seeds: Range<u64>, kind: Kind) -> Story {
+    let mut sum = Story::default();
+    for seed in seeds.clone() {
+        let story = simulate(seed, kind).unwrap_or_else(|wrong| panic!("{wrong}"));
+        sum.add(&story);
+    }
+    println!("{kind:?}, seeds {seeds:?}, differences 0: {sum:?}");
+    sum
 }
 
 #[test]
 fn whatever_befalls_the_daemons_the_tables_are_the_sources() {
-    let mut sum = Story::default();
-    let seeds = seeds();
-    for seed in seeds.clone() {
-        let story = simulate(seed).unwrap_or_else(|wrong| panic!("{wrong}"));
-        sum.add(&story);
-    }
-    println!("seeds {seeds:?}: {sum:?}");
+    let seeds = seeds("FRESHET_SEEDS", SEEDS);
+    let sum = live_through(seeds.clone(), Kind::InMemory);
     let hazards = sum.hazards;
     for (what, count) in [
         ("deaths", sum.fortunes.deaths),
@@ -59,22 +68,34 @@ fn whatever_befalls_the_daemons_the_tables_are_the_sources() {
     }
 }
 
+/// With Delta Lake's own transactions on a disk, whose every write is a step.
+#[test]
+fn whatever_befalls_the_daemons_the_delta_tables_are_the_sources() {
+    let sum = live_through(seeds("FRESHET_DELTA_SEEDS", DELTA_SEEDS), Kind::Delta);
+    assert!(sum.fortunes.deaths > 0 && sum.hazards.answers_lost > 0, "{sum:?}");
+}
+
 #[test]
 fn a_seed_replays_alike() {
     for seed in 0..5 {
-        let told = || format!("{:?}", simulate(seed).unwrap());
+        let told = || format!("{:?}", simulate(seed, Kind::InMemory).unwrap());
         assert_eq!(told(), told(), "seed {seed}");
     }
 }
 
 /// Plants a mistake and demands that it is found.
-fn finds(planted: Planted) {
+fn finds(planted: Planted, kind: Kind) {
     Planted::plant(Some(planted));
     // A mistake may also show by a check of the code's own.
-    let found = (0..FOUND_WITHIN).find(|seed| !matches!(std::panic::catch_unwind(|| simulate(*seed)), Ok(Ok(_))));
+    let found = (0..FOUND_WITHIN).find(|seed| !matches!(std::panic::catch_unwind(|| simulate(*seed, kind)), Ok(Ok(_))));
     Planted::plant(None);
     println!("{planted:?} is found by seed {found:?}");
     assert!(found.is_some(), "{planted:?} is not found in {FOUND_WITHIN} seeds");
+}
+
+#[test]
+fn an_unchecked_claim_is_found_in_delta_tables() {
+    finds(Planted::ClaimUnchecked, Kind::Delta);
 }
 
 /// A test for each mistake, so that they run side by side.
@@ -82,7 +103,7 @@ macro_rules! each_is_found {
     ($($name:ident $planted:ident)*) => {
         $(#[test]
         fn $name() {
-            finds(Planted::$planted);
+            finds(Planted::$planted, Kind::InMemory);
         })*
     };
 }

@@ -40,7 +40,8 @@ impl LivedStore {
     }
 }
 
-fn lost() -> Error {
+/// What is told of a request, or of an answer, that is lost on its way.
+pub(super) fn lost() -> Error {
     Error::Generic { store: "simulated", source: "connection reset".into() }
 }
 

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::prelude::SessionContext;
 use futures::future::BoxFuture;
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 
 use self::place::TableFolder;
 use crate::clock::Clock;
@@ -40,6 +42,7 @@ mod unique;
 #[derive(Debug)]
 pub struct DeltaSink {
     root: PathBuf,
+    disk: Arc<dyn ObjectStore>,
     clock: Arc<dyn Clock>,
 }
 
@@ -50,11 +53,16 @@ impl DeltaSink {
     /// [`User`](crate::error::Kind::User) where the location is no local folder,
     /// [`Retry`](crate::error::Kind::Retry) where the way to it cannot be read.
     pub fn open(location: &str, clock: Arc<dyn Clock>) -> Result<Self> {
-        Ok(Self { root: place::local_folder(location)?, clock })
+        Self::on(Arc::new(LocalFileSystem::new()), location, clock)
+    }
+
+    /// The same, whose requests go through a store of the whole disk.
+    pub(crate) fn on(disk: Arc<dyn ObjectStore>, location: &str, clock: Arc<dyn Clock>) -> Result<Self> {
+        Ok(Self { root: place::local_folder(location)?, disk, clock })
     }
 
     fn folder(&self, target: &Target, part: Part) -> TableFolder {
-        TableFolder::new(&self.root, target, part)
+        TableFolder::new(&self.root, Arc::clone(&self.disk), target, part)
     }
 }
 

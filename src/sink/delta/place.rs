@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use deltalake::{DeltaTable, DeltaTableBuilder};
+use object_store::ObjectStore;
 use url::Url;
 
 use crate::change::TableName;
@@ -33,11 +35,13 @@ pub(super) struct TableFolder {
     pub(super) source: TableName,
     /// Table properties that say whose table it is; a table with others is not ours.
     pub(super) binding: BTreeMap<String, String>,
+    /// What all but the making and deleting of folders goes through.
+    pub(super) disk: Arc<dyn ObjectStore>,
 }
 
 impl TableFolder {
     /// The folder of one of the target's tables below `root`.
-    pub(super) fn new(root: &Path, target: &Target, part: Part) -> Self {
+    pub(super) fn new(root: &Path, disk: Arc<dyn ObjectStore>, target: &Target, part: Part) -> Self {
         let name = format!("{}{}", target.name.table, part.suffix());
         let folder = format!("{}{}", folder_name(&target.name.table), part.suffix());
         Self {
@@ -45,6 +49,7 @@ impl TableFolder {
             name,
             source: target.source.clone(),
             binding: binding(target, part),
+            disk,
         }
     }
 
@@ -52,8 +57,9 @@ impl TableFolder {
     pub(super) fn unread(&self) -> Result<DeltaTable> {
         let url = Url::from_directory_path(&self.path)
             .map_err(|()| Error::bug(format!("{} is not an absolute path", self.path.display())))?;
-        DeltaTableBuilder::from_url(url)
-            .and_then(DeltaTableBuilder::build)
+        let disk = Arc::clone(&self.disk);
+        DeltaTableBuilder::from_url(url.clone())
+            .and_then(|table| table.with_storage_backend(disk, url).build())
             .map_err(|cause| super::trouble::delta(self, "opened", cause))
     }
 }

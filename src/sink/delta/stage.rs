@@ -301,7 +301,13 @@ mod tests {
         let schema = columns::arrow_schema(&columns);
         let name = "t_changes".to_owned();
         let source = TableName::new("db", "t");
-        let folder = TableFolder { path: path.to_owned(), name, source, binding: BTreeMap::new() };
+        let folder = TableFolder {
+            path: path.to_owned(),
+            name,
+            source,
+            binding: BTreeMap::new(),
+            disk: Arc::new(object_store::local::LocalFileSystem::new()),
+        };
         let stage = Stage {
             folder: &folder,
             store: Arc::new(LocalFileSystem::new_with_prefix(path).unwrap()),

@@ -87,7 +87,11 @@ fn disk_hint(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     if text.contains("Permission denied") {
         return Some(io_hint(ErrorKind::PermissionDenied));
     }
-    text.contains("No space left").then(|| io_hint(ErrorKind::StorageFull))
+    if text.contains("No space left") {
+        return Some(io_hint(ErrorKind::StorageFull));
+    }
+    // The Delta kernel's errors name their cause only in words.
+    text.contains("Error interacting with object store").then(|| io_hint(ErrorKind::Other))
 }
 
 fn io_hint(kind: ErrorKind) -> &'static str {
