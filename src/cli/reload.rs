@@ -1,6 +1,7 @@
 //! `freshet reload TABLE`: a new full load and the changes after it, built beside the table and then put in its place.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -9,21 +10,27 @@ use crate::cli::carry::{Ready, receive_all};
 use crate::cli::summary::{summary, tell_trouble};
 use crate::cli::{ConfigArgs, Ended, say, table_named, tell};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ledger::Reload;
 use crate::observe::progress;
 use crate::pipeline::Pipeline;
 use crate::pipeline::reload::Losses;
 use crate::pipeline::report::TableReport;
+use crate::source::dms::{Progress, Tasks};
 use crate::source::folder::KnownFiles;
 use crate::source::{self, Span};
+use crate::storage::Aws;
+
+/// Between two questions to DMS, first and at last.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Replaces a table by a new full load and the changes after it, without readers ever seeing half of it
 ///
 /// First `freshet reload TABLE`, then have DMS load the table again. The same command carries what has come since into
 /// the new generation, as often as it is run, while daemons keep the table fresh as before. Once the load is whole,
-/// `freshet reload TABLE --complete` carries the rest and switches: rows that the load lacks are gone. Files must stay
-/// where they are until then. Exit code 0: done. 1: it cannot be, or the switch would lose a file. 4: a file was left or
+/// `freshet reload TABLE --complete` carries the rest and switches: rows that the load lacks are gone. With `--wait` DMS
+/// itself is asked until it says so. Files must stay where they are until then. Exit code 0: done. 1: it cannot be, or the switch would lose a file. 4: a file was left or
 /// vanished, or the table stopped, and nothing was switched.
 #[derive(Debug, clap::Args)]
 pub(super) struct ReloadArgs {
@@ -37,14 +44,18 @@ pub(super) struct ReloadArgs {
     #[arg(long, value_name = "TIME", conflicts_with = "abandon")]
     since: Option<DateTime<Utc>>,
     /// Says that the load is whole: the rest is carried, then the new generation takes the table's place
-    #[arg(long, conflicts_with = "abandon")]
+    #[arg(long, conflicts_with = "abandon", group = "switch")]
     complete: bool,
+    /// Begins the new generation, unless one is being built, waits until the DMS tasks of `source.dms_tasks` say that the
+    /// load is whole, then does as with --complete
+    #[arg(long, conflicts_with = "abandon", group = "switch")]
+    wait: bool,
     /// The load may have no file, as the source's table is empty
     #[arg(long, requires = "complete")]
     empty: bool,
     /// Switches although files that the table has, or files of the load, could not be used for the new generation, or
     /// vanished before they were read
-    #[arg(long, requires = "complete")]
+    #[arg(long, requires = "switch")]
     accept_losses: bool,
     /// Gives the new generation up
     #[arg(long)]
@@ -73,12 +84,21 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<Ended> {
     tell(&told(&table, &reload));
     let losses = if args.accept_losses { Losses::Accepted } else { Losses::Refused };
     let building = Building { config: &config, pipeline: &pipeline, known, table: &table, losses };
-    if !args.complete {
+    if !args.complete && !args.wait {
         return Ok(if building.carry(&reload).await?.is_whole { Ended::Fine } else { Ended::Troubled });
+    }
+    let mut may_be_empty = args.empty;
+    if args.wait {
+        let Some(rows) = building.loaded(&reload).await? else {
+            tell(&format!("{table} is not switched: run this again to go on waiting"));
+            return Ok(Ended::Troubled);
+        };
+        tell(&format!("{table}: DMS says that the load is whole, with {rows} rows"));
+        may_be_empty |= rows == 0;
     }
     let carry = async || {
         let carried = building.carry(&reload).await?;
-        if carried.is_whole && carried.load_files == 0 && !args.empty {
+        if carried.is_whole && carried.load_files == 0 && !may_be_empty {
             return Err(Error::user("no file of the new load has come")
                 .in_table(&table)
                 .hint("wait until DMS has loaded the table; where the source's table is empty, say so with --empty"));
@@ -132,6 +152,43 @@ struct Carried {
 }
 
 impl Building<'_> {
+    /// Waits until DMS says that the load is whole; how many rows it has, or None where the wait was broken off.
+    async fn loaded(&self, reload: &Reload) -> Result<Option<u64>> {
+        let tasks = self.tasks().await?;
+        let (mut pause, mut told) = (PAUSE_MIN, String::new());
+        loop {
+            let now = match tasks.progress(self.table, reload.cut_over_ms).await {
+                Ok(Progress::Whole(rows)) => return Ok(Some(rows)),
+                Ok(Progress::Loading(how)) => format!("{}: DMS says: {how}", self.table),
+                Ok(Progress::Failed(why)) => {
+                    return Err(Error::user(format!("DMS could not load the table: {why}"))
+                        .in_table(self.table)
+                        .hint("have DMS load it again and run this again; or give the reload up with --abandon"));
+                }
+                Err(error) if error.kind() == Kind::Retry => error.report(),
+                Err(error) => return Err(error),
+            };
+            if now != told {
+                tell(&now);
+                told = now;
+            }
+            tokio::select! {
+                () = self.pipeline.shutdown.cancelled() => return Ok(None),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+            }
+        }
+    }
+
+    async fn tasks(&self) -> Result<Tasks> {
+        let arns = &self.config.source.dms_tasks;
+        if arns.is_empty() {
+            return Err(Error::user("`--wait` asks DMS, and the configuration names no task of it")
+                .hint("write `source: {dms_tasks: [arn:aws:dms:…:task:…]}`, or say yourself when the load is whole: --complete"));
+        }
+        let variable = |name: &str| std::env::var(name).ok();
+        Tasks::new(arns, Aws::load().await?, variable, Arc::clone(&self.pipeline.clock))
+    }
+
     /// Carries every file that is there into the generation that is being built.
     async fn carry(&self, reload: &Reload) -> Result<Carried> {
         let since = DateTime::from_timestamp_millis(reload.cut_over_ms);

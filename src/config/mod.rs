@@ -123,6 +123,8 @@ pub struct SourceConfig {
     pub since: Option<Since>,
     /// How often what `files` has is listed, so that an event that was lost loses nothing; None: never.
     pub sweep: Option<Duration>,
+    /// The ARNs of the DMS tasks that write the files, which say when a table's full load is whole.
+    pub dms_tasks: Vec<String>,
 }
 
 /// From which files on a source delivers, by when the store last saw them modified.

@@ -112,7 +112,7 @@ fn source(root: &Cursor<'_>, folder: &Path) -> Result<SourceConfig> {
     if at.text("a location").is_ok() {
         return Ok(SourceConfig { files: location(&at, folder)?, ..SourceConfig::default() });
     }
-    at.only(&["files", "layout", "queue", "since", "sweep"]).map_err(|error| add_hint(error, HINT))?;
+    at.only(&["files", "layout", "queue", "since", "sweep", "dms_tasks"]).map_err(|error| add_hint(error, HINT))?;
     let files = at.get("files").ok_or_else(|| at.error("has no `files`").hint(HINT))?;
     let config = SourceConfig {
         files: location(&files, folder)?,
@@ -122,6 +122,7 @@ fn source(root: &Cursor<'_>, folder: &Path) -> Result<SourceConfig> {
         })?,
         since: read(&at, "since", since)?,
         sweep: read(&at, "sweep", Cursor::duration)?,
+        dms_tasks: read(&at, "dms_tasks", |at| at.texts("DMS tasks' ARNs"))?.unwrap_or_default(),
     };
     checks::source(&at, &config)?;
     Ok(config)

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::storage::{Aws, S3Location};
 
 pub mod bucket;
+pub mod dms;
 pub mod folder;
 mod object;
 mod span;

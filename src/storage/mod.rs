@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
+use aws_credential_types::Credentials;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredentialProvider, S3ConditionalPut};
 use object_store::{BackoffConfig, ClientOptions, HeaderValue, ObjectStore, RetryConfig};
 use tokio::sync::OnceCell;
@@ -17,9 +18,11 @@ mod credentials;
 mod endpoint;
 mod location;
 mod refusal;
+mod signing;
 
 pub use location::S3Location;
 pub use refusal::{explained, refusal_code};
+pub use signing::Signer;
 
 use answers::PlainAnswers;
 use credentials::Chain;
@@ -94,6 +97,19 @@ impl Aws {
                  as us-east-1, will do for a server of your own",
             )
         })
+    }
+
+    /// Credentials to sign with now.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where there are none, [`Retry`](crate::error::Kind::Retry) where they cannot be
+    /// had now.
+    pub async fn credentials(&self) -> Result<Credentials> {
+        let found = self.0.credentials.get_credential().await.map_err(|cause| {
+            let known = credentials::inside(&cause);
+            known.unwrap_or_else(|| Error::retry("AWS credentials cannot be loaded now").because(cause))
+        })?;
+        Ok(Credentials::new(&found.key_id, &found.secret_key, found.token.clone(), None, "freshet"))
     }
 
     /// The objects of a bucket, each under its key. Nothing is asked of the bucket yet.

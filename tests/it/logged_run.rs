@@ -1,7 +1,7 @@
 //! A run of the program beside a test that follows its log.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{ChildStderr, Output, Stdio};
+use std::process::{ChildStderr, Command, Output, Stdio};
 
 use crate::binary::{self, Ended, Running};
 use crate::scene::Scene;
@@ -17,10 +17,14 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn start(scene: &Scene, arguments: &[&str]) -> Self {
-        let mut command = binary::command(scene.folder(), arguments);
+        Self::of(&mut binary::command(scene.folder(), arguments), format!("freshet {}", arguments.join(" ")))
+    }
+
+    /// A run of this command, called `what`.
+    pub(crate) fn of(command: &mut Command, what: String) -> Self {
         let mut program = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
         let log = BufReader::new(program.0.stderr.take().unwrap());
-        Self { program, what: format!("freshet {}", arguments.join(" ")), log, said: String::new() }
+        Self { program, what, log, said: String::new() }
     }
 
     /// A run that has said `message` so many times.

@@ -23,6 +23,7 @@ mod bad_files;
 mod bad_sql;
 mod bigquery_emulator;
 mod chaos;
+mod dms;
 mod formats;
 #[cfg(target_os = "linux")]
 mod full_disk;

@@ -32,7 +32,7 @@ impl Stage {
     }
 
     /// A table of rows 1 to 5 of which 2 was changed and 4 deleted, and a new load, of rows 3, 5 and 7, being built.
-    fn being_reloaded(place: Place) -> Self {
+    pub(crate) fn being_reloaded(place: Place) -> Self {
         let stage = Self::new(place);
         stage.load(true, &[("I", 1, 10), ("I", 2, 20), ("I", 3, 30), ("I", 4, 40), ("I", 5, 50)]);
         stage.changes("20240502-000000000", &[("U", 2, 21), ("D", 4, 0)]);
@@ -46,13 +46,13 @@ impl Stage {
 
     /// What the table is before the switch, to readers.
     #[track_caller]
-    fn expect_present(&self) {
+    pub(crate) fn expect_present(&self) {
         assert_eq!(self.final_rows(), rows(&[(1, 10), (2, 21), (3, 34), (5, 50), (8, 88)]));
     }
 }
 
 /// What the table is once it was reloaded.
-fn reloaded() -> BTreeMap<i64, i64> {
+pub(crate) fn reloaded() -> BTreeMap<i64, i64> {
     rows(&[(3, 34), (5, 55), (7, 77), (8, 88)])
 }
 

@@ -10,14 +10,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
-use aws_sigv4::sign::v4::SigningParams;
+use aws_sigv4::http_request::{SignableBody, SignableRequest};
 use google_cloud_auth::credentials::subject_token::{Builder, SubjectToken, SubjectTokenProvider};
 use google_cloud_auth::errors::SubjectTokenProviderError;
 use serde_json::{Value, json};
@@ -26,7 +25,7 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
-use crate::storage::Aws;
+use crate::storage::{Aws, Signer};
 
 /// The one version of this kind of identity that there is, as `environment_id` has it.
 const VERSION: &str = "aws1";
@@ -119,35 +118,24 @@ impl AwsIdentity {
         })
     }
 
-    /// The headers of the request, the signature among them. See
-    /// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>.
+    /// The headers of the request, the signature among them.
     fn headers(&self, url: &Url, region: &str, credentials: Credentials) -> Result<Vec<(String, String)>> {
         let host = match (url.host_str().unwrap_or_default(), url.port()) {
             (host, Some(port)) => format!("{host}:{port}"),
             (host, None) => host.to_owned(),
         };
         let own = [("host", host.as_str()), (TARGET_HEADER, self.audience.as_str())];
-        let identity = credentials.into();
-        let params = SigningParams::builder()
-            .identity(&identity)
-            .region(region)
-            .name("sts")
-            .time(SystemTime::from(self.clock.now()))
-            .settings(SigningSettings::default())
-            .build()
-            .map_err(|cause| Error::bug("the request for AWS's STS is incomplete").because(cause))?
-            .into();
-        let request = SignableRequest::new("POST", url.as_str(), own.into_iter(), SignableBody::empty());
-        let signed = request.and_then(|request| sign(request, &params)).map_err(|cause| {
-            Error::user("the request that shows AWS's identity cannot be signed")
-                .because(cause)
-                .hint("see that `audience` in Google's credentials file and the AWS credentials are plain text")
-        })?;
-        let (signature, _) = signed.into_parts();
+        let signer = Signer { credentials, region, service: "sts" };
+        let signed = SignableRequest::new("POST", url.as_str(), own.into_iter(), SignableBody::empty())
+            .map_err(Into::into)
+            .and_then(|request| signer.headers(request, self.clock.now()))
+            .map_err(|cause| {
+                Error::user("the request that shows AWS's identity cannot be signed")
+                    .because(cause)
+                    .hint("see that `audience` in Google's credentials file and the AWS credentials are plain text")
+            })?;
         let own = own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Ok(own
-            .chain(signature.headers().map(|(name, value)| (google_name(name).to_owned(), value.to_owned())))
-            .collect())
+        Ok(own.chain(signed.into_iter().map(|(name, value)| (google_name(&name).to_owned(), value))).collect())
     }
 }
 
