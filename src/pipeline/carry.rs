@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use datafusion::common::runtime::SpawnedTask;
 use futures::StreamExt;
 
 use crate::catalog::cdc;
@@ -17,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::{CsvConfig, TargetRules};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Claim, FileEntry, FileState, Intent};
+use crate::pipeline::latest;
 use crate::pipeline::report::TableReport;
 use crate::pipeline::rows::{self, Group};
 use crate::pipeline::table_run::{TableRun, patiently};
@@ -128,7 +130,10 @@ impl TableRun {
         let rules = self.rules(&groups)?;
         let target = self.target(&rules);
         let attempt = self.attempt();
+        let latest_only = groups.iter().all(|group| group.planned.settled.latest);
         let rows = rows::unite(&self.session, &self.table, groups).await?;
+        let pool = &self.session.runtime_env().memory_pool;
+        let rows = if latest_only { latest::only(rows, &target.key, pool)? } else { rows };
         failpoint::PREPARE_BEGINS.reached();
         let prepared = self.pipeline.sink.prepare(&target, &attempt, rows, &self.session).await?;
         failpoint::PREPARED.reached();
@@ -253,8 +258,11 @@ fn end_of_vanished(file: &ChangeFile, error: &Error) -> Option<FileState> {
     }
 }
 
+/// Opens a file in a task of its own, as inflating it keeps a core busy.
 async fn open_patiently(clock: Arc<dyn Clock>, opener: Opener, file: ChangeFile, csv: CsvConfig) -> Result<OpenedFile> {
-    patiently(clock.as_ref(), || opener.open(file.clone(), &csv)).await
+    let opening = async move { patiently(clock.as_ref(), || opener.open(file.clone(), &csv)).await };
+    let opened = SpawnedTask::spawn(opening).join().await;
+    opened.unwrap_or_else(|cause| Err(Error::bug("a file's opening was broken off").because(cause)))
 }
 
 fn source_columns(opened: &[Arc<OpenedFile>]) -> Vec<String> {
