@@ -1,3 +1,5 @@
+//! Which rows are left of each key, against a model, and that short memory costs rows sent and never a row.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
