@@ -22,6 +22,6 @@ SELECT
     _cdc_operation,
     _cdc_sequence
 FROM casino_db1.user_actions
--- Only the latest change of each key. In a run the merge sees to that, whichever file comes first; what is replaced
--- within one batch need not even be sent. Without this line the log keeps every change. `freshet query` applies it at once.
+-- Only the latest change of each key. In a run the merge sees to that, whichever file comes first, and the log
+-- keeps every change; `freshet query` applies it at once.
 QUALIFY row_number() OVER (PARTITION BY action_id ORDER BY _cdc_sequence DESC) = 1

@@ -9,6 +9,7 @@ use crate::change::{FileKind, TableName};
 use crate::cli::carry::{Ready, receive_all};
 use crate::cli::summary::{summary, tell_trouble};
 use crate::cli::{ConfigArgs, Ended, say, table_named, tell};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Reload;
@@ -75,6 +76,7 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<Ended> {
     if args.abandon {
         return abandon(&pipeline, &table).await;
     }
+    let tasks = if args.wait { Some(tasks(&config, Arc::clone(&pipeline.clock)).await?) } else { None };
     let reload = if args.complete {
         let Some(reload) = pipeline.reload_of(&table).await? else { return Err(nothing_is_built(&table)) };
         reload
@@ -84,12 +86,12 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<Ended> {
     tell(&told(&table, &reload));
     let losses = if args.accept_losses { Losses::Accepted } else { Losses::Refused };
     let building = Building { config: &config, pipeline: &pipeline, known, table: &table, losses };
-    if !args.complete && !args.wait {
+    if !args.complete && tasks.is_none() {
         return Ok(if building.carry(&reload).await?.is_whole { Ended::Fine } else { Ended::Troubled });
     }
     let mut may_be_empty = args.empty;
-    if args.wait {
-        let Some(rows) = building.loaded(&reload).await? else {
+    if let Some(tasks) = tasks {
+        let Some(rows) = building.loaded(&tasks, &reload).await? else {
             tell(&format!("{table} is not switched: run this again to go on waiting"));
             return Ok(Ended::Troubled);
         };
@@ -113,6 +115,17 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<Ended> {
     }
     say(&format!("{table} is switched to generation {}\n", reload.generation))?;
     Ok(Ended::Fine)
+}
+
+/// The DMS tasks that the configuration names.
+async fn tasks(config: &Config, clock: Arc<dyn Clock>) -> Result<Tasks> {
+    let arns = &config.source.dms_tasks;
+    if arns.is_empty() {
+        return Err(Error::user("`--wait` asks DMS, and the configuration names no task of it").hint(
+            "write `source: {dms_tasks: [arn:aws:dms:…:task:…]}`, or say yourself when the load is whole: --complete",
+        ));
+    }
+    Tasks::new(arns, Aws::load().await?, |name| std::env::var(name).ok(), clock)
 }
 
 fn told(table: &TableName, reload: &Reload) -> String {
@@ -153,8 +166,7 @@ struct Carried {
 
 impl Building<'_> {
     /// Waits until DMS says that the load is whole; how many rows it has, or None where the wait was broken off.
-    async fn loaded(&self, reload: &Reload) -> Result<Option<u64>> {
-        let tasks = self.tasks().await?;
+    async fn loaded(&self, tasks: &Tasks, reload: &Reload) -> Result<Option<u64>> {
         let (mut pause, mut told) = (PAUSE_MIN, String::new());
         loop {
             let now = match tasks.progress(self.table, reload.cut_over_ms).await {
@@ -163,7 +175,7 @@ impl Building<'_> {
                 Ok(Progress::Failed(why)) => {
                     return Err(Error::user(format!("DMS could not load the table: {why}"))
                         .in_table(self.table)
-                        .hint("have DMS load it again and run this again; or give the reload up with --abandon"));
+                        .hint("give the reload up with --abandon, begin it anew with --wait, then have DMS load the table again"));
                 }
                 Err(error) if error.kind() == Kind::Retry => error.report(),
                 Err(error) => return Err(error),
@@ -177,16 +189,6 @@ impl Building<'_> {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
             }
         }
-    }
-
-    async fn tasks(&self) -> Result<Tasks> {
-        let arns = &self.config.source.dms_tasks;
-        if arns.is_empty() {
-            return Err(Error::user("`--wait` asks DMS, and the configuration names no task of it")
-                .hint("write `source: {dms_tasks: [arn:aws:dms:…:task:…]}`, or say yourself when the load is whole: --complete"));
-        }
-        let variable = |name: &str| std::env::var(name).ok();
-        Tasks::new(arns, Aws::load().await?, variable, Arc::clone(&self.pipeline.clock))
     }
 
     /// Carries every file that is there into the generation that is being built.

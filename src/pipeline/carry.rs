@@ -18,7 +18,6 @@ use crate::clock::Clock;
 use crate::config::{CsvConfig, TargetRules};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Claim, FileEntry, FileState, Intent};
-use crate::pipeline::latest;
 use crate::pipeline::report::TableReport;
 use crate::pipeline::rows::{self, Group};
 use crate::pipeline::table_run::{TableRun, patiently};
@@ -130,10 +129,7 @@ impl TableRun {
         let rules = self.rules(&groups)?;
         let target = self.target(&rules);
         let attempt = self.attempt();
-        let latest_only = groups.iter().all(|group| group.planned.settled.latest);
         let rows = rows::unite(&self.session, &self.table, groups).await?;
-        let pool = &self.session.runtime_env().memory_pool;
-        let rows = if latest_only { latest::only(rows, &target.key, pool)? } else { rows };
         failpoint::PREPARE_BEGINS.reached();
         let prepared = self.pipeline.sink.prepare(&target, &attempt, rows, &self.session).await?;
         failpoint::PREPARED.reached();

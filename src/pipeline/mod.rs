@@ -23,7 +23,6 @@ use crate::sink::Sink;
 use crate::source::Delivery;
 
 pub mod carry;
-mod latest;
 pub mod memory;
 pub mod purge;
 pub mod reload;

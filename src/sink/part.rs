@@ -6,7 +6,7 @@ use crate::sink::Target;
 /// Which of a target's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// `<table>_changes`: the changes, as they were sent.
+    /// `<table>_changes`: every change.
     Changes,
     /// `<table>`: the latest of each key.
     Final,

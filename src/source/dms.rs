@@ -46,6 +46,7 @@ pub struct Load {
     full_load_error_rows: i64,
     /// In seconds since 1970.
     full_load_start_time: Option<f64>,
+    full_load_end_time: Option<f64>,
 }
 
 /// How far a new load is.
@@ -72,7 +73,8 @@ impl Load {
         if FAILED.contains(&self.table_state.as_str()) {
             return Progress::Failed(format!("`{}` after {rows} rows", self.table_state));
         }
-        if self.table_state != COMPLETED {
+        let has_ended = self.full_load_end_time.and_then(moment).is_some_and(|ended| ended >= began);
+        if self.table_state != COMPLETED || !has_ended {
             return Progress::Loading(format!("`{}`, {rows} rows", self.table_state));
         }
         match self.full_load_error_rows {
@@ -239,11 +241,22 @@ fn refused(task: &Task, status: StatusCode, said: &Value) -> Error {
     let code = said["__type"].as_str().unwrap_or_default();
     let code = code.rsplit('#').next().unwrap_or_default();
     let message = said["message"].as_str().or(said["Message"].as_str()).unwrap_or("no reason was given");
+    // What is said of signatures quotes the request that was signed.
+    let message = if code.contains("Signature") { "the signature is refused" } else { message };
     let cause = format!("{status} {code}: {message}");
-    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || code.contains("Throttl") {
-        return Error::retry("DMS does not say now how far the load is").because(cause);
+    if status.is_server_error()
+        || status == StatusCode::TOO_MANY_REQUESTS
+        || code.contains("Throttl")
+        || code.contains("Expired")
+    {
+        return Error::retry("DMS does not say now how far the load is")
+            .because(cause)
+            .hint("it is asked again; where this goes on, say yourself when the load is whole: --complete");
     }
     let hint = match code {
+        code if code.contains("Signature") => {
+            "see that this machine's clock is right, and that the AWS credentials are"
+        }
         "ResourceNotFoundFault" => "see that the ARN in `source.dms_tasks` is that of a task which is still there",
         code if code.starts_with("AccessDenied") => {
             "allow `dms:DescribeTableStatistics` on the task to whom `aws sts get-caller-identity` names"
@@ -266,6 +279,7 @@ mod tests {
             full_load_rows: rows,
             full_load_error_rows: failed,
             full_load_start_time: began,
+            full_load_end_time: began.filter(|_| state == COMPLETED),
         }
     }
 
@@ -275,6 +289,8 @@ mod tests {
         assert_eq!(at(load(COMPLETED, Some(1_000.0), 7, 0)), Progress::Whole(7));
         assert!(matches!(at(load(COMPLETED, Some(999.999), 7, 0)), Progress::Loading(_)));
         assert!(matches!(at(load(COMPLETED, None, 7, 0)), Progress::Loading(_)));
+        let of_the_load_before = Load { full_load_end_time: Some(999.0), ..load(COMPLETED, Some(1_000.0), 7, 0) };
+        assert!(matches!(at(of_the_load_before), Progress::Loading(_)));
         assert!(matches!(at(load("Full load", Some(1_000.5), 3, 0)), Progress::Loading(_)));
         assert!(matches!(at(load("Table is being reloaded", Some(1_000.5), 3, 0)), Progress::Loading(_)));
         assert!(matches!(at(load("Table error", Some(999.0), 3, 0)), Progress::Loading(_)));

@@ -1,6 +1,6 @@
 //! Binds a planned transform to the files of a batch, and carries each row's file and number past the SQL.
 //!
-//! Latest-per-key is left to what comes after. Were it applied here, a value that cannot be transformed would go
+//! Latest-per-key is left to the merge. Were it applied within a batch, a value that cannot be transformed would go
 //! unnoticed in a row that a later one of the same batch replaces, and be an error where the two are cut apart:
 //! how files are cut would show.
 

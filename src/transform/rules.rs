@@ -33,8 +33,6 @@ pub struct Settled {
     pub key: Vec<String>,
     /// The key's source columns.
     pub key_sources: Vec<String>,
-    /// Whether the SQL keeps only the latest change of each key.
-    pub latest: bool,
 }
 
 /// Checks a traced plan against the rules; `names` are its outputs', `source` what SQL sees.
@@ -58,7 +56,7 @@ pub fn settle(traced: &Traced, names: &[String], wanted: &Wanted, source: &Schem
         Mode::Merge => check_merge(traced, names, &key, &key_sources)?,
         Mode::Append => {}
     }
-    Ok(Settled { mode, key, key_sources, latest: traced.latest.is_some() })
+    Ok(Settled { mode, key, key_sources })
 }
 
 /// Only deterministic, row-wise expressions.

@@ -48,7 +48,7 @@ impl Loading {
         self.write(&json!([
             {"SchemaName": "shop", "TableName": "customers", "TableState": "Table completed", "FullLoadRows": 1},
             {"SchemaName": "shop", "TableName": "orders", "TableState": state, "FullLoadRows": rows,
-             "FullLoadErrorRows": 0, "FullLoadStartTime": began},
+             "FullLoadErrorRows": 0, "FullLoadStartTime": began, "FullLoadEndTime": began + 1},
         ]));
     }
 
