@@ -7,33 +7,42 @@
 #![allow(clippy::expect_used, clippy::print_stdout, reason = "a bench ends where anything fails, and prints")]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::ipc::writer::StreamWriter;
 use async_trait::async_trait;
-use datafusion::prelude::SessionContext;
 use freshet::catalog::layout::Layout;
 use freshet::catalog::opened::Opener;
 use freshet::change::TableName;
-use freshet::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Purge, Recorded};
+use freshet::change::batch::{Attempt, Prepared};
 use freshet::clock::SystemClock;
 use freshet::config::{Config, Mode, TableConfig};
 use freshet::error::{Error, Result};
 use freshet::ledger::Ledger;
-use freshet::pipeline::report::{Observer, Progress};
 use freshet::pipeline::{Lane, Pipeline, memory_of, staging_of};
-use freshet::sink::{Rows, Sink, Target};
+use freshet::sink::Rows;
 use freshet::source::Source;
 use freshet::source::folder::{FolderSource, NothingKnown};
 use futures::TryStreamExt;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
 use tokio_util::sync::CancellationToken;
 
+mod nowhere;
 mod shapes;
 
+use nowhere::{Nowhere, Taking, Troubles};
+use shapes::{Stretch, changed_at, created_at, operation, random};
+
 const FILE_ROWS: u64 = 20_000;
+/// Of one row group, as DMS writes them.
+const GROUP_ROWS: usize = 10_000;
 const SQL: &str =
     "SELECT id, user_id, session_id, game_code, action_type, CAST(bet_amount AS DECIMAL(20, 4)) AS bet_amount,
     CAST(win_amount AS DECIMAL(20, 4)) AS win_amount, balance_after, upper(currency) AS currency, ip, round_id, memo,
@@ -43,18 +52,14 @@ FROM user_actions";
 
 /// Makes messages of all rows, and throws them away.
 #[derive(Default)]
-struct NullSink {
+struct Messages {
     rows: AtomicU64,
     bytes: AtomicU64,
 }
 
 #[async_trait]
-impl Sink for NullSink {
-    fn describe(&self) -> String {
-        "nowhere".into()
-    }
-
-    async fn prepare(&self, _: &Target, attempt: &Attempt, rows: Rows, _: &SessionContext) -> Result<Prepared> {
+impl Taking for Messages {
+    async fn prepare(&self, attempt: &Attempt, rows: Rows) -> Result<Prepared> {
         let mut count = 0;
         let columns = rows.columns;
         let mut stream = rows.stream;
@@ -68,56 +73,6 @@ impl Sink for NullSink {
         self.rows.fetch_add(count, Ordering::Relaxed);
         Ok(Prepared { rows: count, bytes: 0, columns, staged: serde_json::json!({ "attempt": attempt.id }) })
     }
-
-    async fn commit(&self, _: &Target, _: u64, _: &Prepared) -> Result<CommitOutcome> {
-        Ok(CommitOutcome::Committed)
-    }
-
-    async fn merge(&self, _: &Target, _: &MergeAttempt, _: &SessionContext) -> Result<MergeCounts> {
-        Ok(MergeCounts::default())
-    }
-
-    fn merges_here(&self) -> bool {
-        false
-    }
-
-    async fn newest(&self, _: &Target, _: &str, _: &SessionContext) -> Result<Option<String>> {
-        Ok(None)
-    }
-
-    async fn purge(&self, _: &Target, _: &Purge, _: &SessionContext) -> Result<()> {
-        Ok(())
-    }
-
-    async fn fit(&self, _: &Target, _: &Target, _: &SessionContext) -> Result<()> {
-        Ok(())
-    }
-
-    async fn switch(&self, _: &Target, _: &str, _: &Target, _: &SessionContext) -> Result<()> {
-        Ok(())
-    }
-
-    async fn discard(&self, _: &Target) -> Result<()> {
-        Ok(())
-    }
-
-    async fn recorded(&self, _: &Target, _: &SessionContext) -> Result<Option<Recorded>> {
-        Ok(None)
-    }
-
-    async fn row_counts(&self, _: &Target) -> Result<Vec<(String, u64)>> {
-        Ok(Vec::new())
-    }
-}
-
-struct Troubles;
-
-impl Observer for Troubles {
-    fn tell(&self, progress: &Progress<'_>) {
-        if let Progress::TableStopped { error, .. } | Progress::Failing { error, .. } = progress {
-            println!("{}", error.report());
-        }
-    }
 }
 
 fn main() {
@@ -127,10 +82,10 @@ fn main() {
     println!("{files} files of {FILE_ROWS} rows × 20 columns, {:.1} MB gzipped", bytes as f64 / 1e6);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let begun = Instant::now();
-    let sink = Arc::new(NullSink::default());
+    let sink = Arc::new(Nowhere(Messages::default()));
     runtime.block_on(run(folder.path(), Arc::clone(&sink)));
     let seconds = begun.elapsed().as_secs_f64();
-    let (rows, sent) = (sink.rows.load(Ordering::Relaxed), sink.bytes.load(Ordering::Relaxed));
+    let (rows, sent) = (sink.0.rows.load(Ordering::Relaxed), sink.0.bytes.load(Ordering::Relaxed));
     assert_eq!(rows, files * FILE_ROWS, "rows were lost");
     let of_a_day = seconds * 40e6 / rows as f64;
     println!(
@@ -150,14 +105,46 @@ fn write(folder: &Path, files: u64) -> u64 {
     std::fs::write(folder.join("queries/casino/user_actions.sql"), SQL).expect("a file");
     let mut bytes = 0;
     for number in 0..files {
-        let file = shapes::file(&shapes::changes(number * FILE_ROWS, FILE_ROWS, files * FILE_ROWS / 5));
-        bytes += file.len() as u64;
-        std::fs::write(table.join(format!("20251121-{number:09}.parquet.gz")), file).expect("a file");
+        let content = file(&changes(number * FILE_ROWS, files * FILE_ROWS / 5));
+        bytes += content.len() as u64;
+        std::fs::write(table.join(format!("20251121-{number:09}.parquet.gz")), content).expect("a file");
     }
     bytes
 }
 
-async fn run(folder: &Path, sink: Arc<NullSink>) {
+/// Changes number `first` and on of a file, of keys below `keys`: 20 columns as DMS writes them.
+fn changes(first: u64, keys: u64) -> RecordBatch {
+    let rows = Stretch { first, count: FILE_ROWS };
+    let key = |row: u64| random(row, 1) % keys;
+    let user = |row: u64| key(row) % 200_000;
+    let mut columns: Vec<(&str, ArrayRef)> =
+        vec![("Op", rows.texts(operation)), ("id", rows.integers(|row| 9_000_000_000 + key(row)))];
+    columns.extend(rows.played(user, (18, 2)));
+    columns.extend([
+        ("device", rows.texts(|row| format!("device {}", random(user(row), 15) % 4))),
+        ("level", rows.integers(|row| random(user(row), 16) % 100)),
+        ("created_at", Arc::new(rows.times(created_at)) as ArrayRef),
+        ("updated_at", Arc::new(rows.times(changed_at))),
+        ("is_test", rows.integers(|row| u64::from(user(row).is_multiple_of(1_000)))),
+        ("transact_id", rows.texts(|row| format!("{:035}", changed_at(row)))),
+    ]);
+    RecordBatch::try_from_iter(columns).expect("columns of one length")
+}
+
+/// The rows as one of DMS's files: snappy pages, the whole of it gzipped.
+fn file(rows: &RecordBatch) -> Vec<u8> {
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(GROUP_ROWS))
+        .set_compression(Compression::SNAPPY)
+        .build();
+    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).expect("a plain schema");
+    writer.write(rows).expect("memory takes all");
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+    encoder.write_all(&writer.into_inner().expect("a file")).expect("memory takes all");
+    encoder.finish().expect("memory takes all")
+}
+
+async fn run(folder: &Path, sink: Arc<Nowhere<Messages>>) {
     let data = folder.join("data");
     let data = data.to_str().expect("UTF-8");
     let mut config = Config { queries: folder.join("queries"), ..Config::for_folder(data) };

@@ -14,18 +14,16 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use async_trait::async_trait;
-use datafusion::prelude::SessionContext;
 use freshet::catalog::opened::Opener;
-use freshet::change::batch::{Attempt, CommitOutcome, MergeAttempt, MergeCounts, Prepared, Purge, Recorded};
+use freshet::change::batch::{Attempt, Prepared};
 use freshet::change::{ChangeFile, FileFormat, FileId, FileKind, TableName};
 use freshet::clock::SystemClock;
 use freshet::config::{Config, TableConfig};
 use freshet::daemon::{Daemon, Pace};
 use freshet::error::Result;
 use freshet::ledger::Ledger;
-use freshet::pipeline::report::{Observer, Progress};
 use freshet::pipeline::{Lane, Pipeline, memory_of, staging_of};
-use freshet::sink::{Rows, Sink, Target};
+use freshet::sink::Rows;
 use freshet::source::{Delivery, Received, Source};
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
@@ -34,6 +32,10 @@ use parquet::arrow::ArrowWriter;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+mod nowhere;
+
+use nowhere::{Nowhere, Taking, Troubles};
 
 const TABLES: usize = 70;
 /// Files per table, and the time between two of one table.
@@ -118,12 +120,8 @@ struct SlowSink {
 }
 
 #[async_trait]
-impl Sink for SlowSink {
-    fn describe(&self) -> String {
-        "nowhere".into()
-    }
-
-    async fn prepare(&self, _: &Target, attempt: &Attempt, rows: Rows, _: &SessionContext) -> Result<Prepared> {
+impl Taking for SlowSink {
+    async fn prepare(&self, attempt: &Attempt, rows: Rows) -> Result<Prepared> {
         let begun = Instant::now();
         let batches: Vec<RecordBatch> = rows.stream.try_collect().await.map_err(freshet::error::Error::of_rows)?;
         tokio::time::sleep(self.ack).await;
@@ -145,59 +143,12 @@ impl Sink for SlowSink {
         Ok(Prepared { rows: count, bytes: 0, columns: rows.columns, staged })
     }
 
-    async fn commit(&self, _: &Target, _: u64, prepared: &Prepared) -> Result<CommitOutcome> {
+    async fn commit(&self, prepared: &Prepared) {
         let begun = Instant::now();
         tokio::time::sleep(self.ack).await;
         let attempt = prepared.staged["attempt"].as_str().expect("our own");
         for file in self.attempts.lock().expect("no panic").remove(attempt).unwrap_or_default() {
             note(&self.log, file, |times| (times.committing, times.committed) = (Some(begun), Some(Instant::now())));
-        }
-        Ok(CommitOutcome::Committed)
-    }
-
-    async fn merge(&self, _: &Target, _: &MergeAttempt, _: &SessionContext) -> Result<MergeCounts> {
-        Ok(MergeCounts::default())
-    }
-
-    fn merges_here(&self) -> bool {
-        false
-    }
-
-    async fn newest(&self, _: &Target, _: &str, _: &SessionContext) -> Result<Option<String>> {
-        Ok(None)
-    }
-
-    async fn purge(&self, _: &Target, _: &Purge, _: &SessionContext) -> Result<()> {
-        Ok(())
-    }
-
-    async fn fit(&self, _: &Target, _: &Target, _: &SessionContext) -> Result<()> {
-        Ok(())
-    }
-
-    async fn switch(&self, _: &Target, _: &str, _: &Target, _: &SessionContext) -> Result<()> {
-        Ok(())
-    }
-
-    async fn discard(&self, _: &Target) -> Result<()> {
-        Ok(())
-    }
-
-    async fn recorded(&self, _: &Target, _: &SessionContext) -> Result<Option<Recorded>> {
-        Ok(None)
-    }
-
-    async fn row_counts(&self, _: &Target) -> Result<Vec<(String, u64)>> {
-        Ok(Vec::new())
-    }
-}
-
-struct Silent;
-
-impl Observer for Silent {
-    fn tell(&self, progress: &Progress<'_>) {
-        if let Progress::TableStopped { error, .. } | Progress::Failing { error, .. } = progress {
-            println!("{}", error.report());
         }
     }
 }
@@ -240,8 +191,8 @@ async fn run(ack: Duration) -> Log {
         lane: Lane::Present,
         opener: Opener::new(source.store(), staging_of(&config)),
         memory: memory_of(&config, freshet::daemon::tables_at_once(&config)),
-        observer: Arc::new(Silent),
-        sink: Arc::new(SlowSink { ack, log: Arc::clone(&log), attempts: Mutex::default() }),
+        observer: Arc::new(Troubles),
+        sink: Arc::new(Nowhere(SlowSink { ack, log: Arc::clone(&log), attempts: Mutex::default() })),
         config: Arc::new(config),
         ledger: ledger.expect("a ledger"),
         clock,

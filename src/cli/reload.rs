@@ -31,8 +31,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// First `freshet reload TABLE`, then have DMS load the table again. The same command carries what has come since into
 /// the new generation, as often as it is run, while daemons keep the table fresh as before. Once the load is whole,
 /// `freshet reload TABLE --complete` carries the rest and switches: rows that the load lacks are gone. With `--wait` DMS
-/// itself is asked until it says so. Files must stay where they are until then. Exit code 0: done. 1: it cannot be, or the switch would lose a file. 4: a file was left or
-/// vanished, or the table stopped, and nothing was switched.
+/// itself is asked until it says so. Files must stay where they are until then. Exit code 0: done. 1: it cannot be, or the
+/// switch would lose a file. 4: a file was left or vanished, or the table stopped, and nothing was switched.
 #[derive(Debug, clap::Args)]
 pub(super) struct ReloadArgs {
     #[command(flatten)]
@@ -91,11 +91,7 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<Ended> {
     }
     let mut may_be_empty = args.empty;
     if let Some(tasks) = tasks {
-        let Some(rows) = building.loaded(&tasks, &reload).await? else {
-            tell(&format!("{table} is not switched: run this again to go on waiting"));
-            return Ok(Ended::Troubled);
-        };
-        tell(&format!("{table}: DMS says that the load is whole, with {rows} rows"));
+        let Some(rows) = building.loaded(&tasks, &reload).await? else { return Ok(Ended::Troubled) };
         may_be_empty |= rows == 0;
     }
     let carry = async || {
@@ -119,13 +115,13 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<Ended> {
 
 /// The DMS tasks that the configuration names.
 async fn tasks(config: &Config, clock: Arc<dyn Clock>) -> Result<Tasks> {
-    let arns = &config.source.dms_tasks;
-    if arns.is_empty() {
+    let tasks = &config.source.dms_tasks;
+    if tasks.is_empty() {
         return Err(Error::user("`--wait` asks DMS, and the configuration names no task of it").hint(
             "write `source: {dms_tasks: [arn:aws:dms:…:task:…]}`, or say yourself when the load is whole: --complete",
         ));
     }
-    Tasks::new(arns, Aws::load().await?, |name| std::env::var(name).ok(), clock)
+    Tasks::new(tasks, Aws::load().await?, |name| std::env::var(name).ok(), clock)
 }
 
 fn told(table: &TableName, reload: &Reload) -> String {
@@ -170,7 +166,10 @@ impl Building<'_> {
         let (mut pause, mut told) = (PAUSE_MIN, String::new());
         loop {
             let now = match tasks.progress(self.table, reload.cut_over_ms).await {
-                Ok(Progress::Whole(rows)) => return Ok(Some(rows)),
+                Ok(Progress::Whole(rows)) => {
+                    tell(&format!("{}: DMS says that the load is whole, with {rows} rows", self.table));
+                    return Ok(Some(rows));
+                }
                 Ok(Progress::Loading(how)) => format!("{}: DMS says: {how}", self.table),
                 Ok(Progress::Failed(why)) => {
                     return Err(Error::user(format!("DMS could not load the table: {why}"))
@@ -185,7 +184,10 @@ impl Building<'_> {
                 told = now;
             }
             tokio::select! {
-                () = self.pipeline.shutdown.cancelled() => return Ok(None),
+                () = self.pipeline.shutdown.cancelled() => {
+                    tell(&format!("{} is not switched: run this again to go on waiting", self.table));
+                    return Ok(None);
+                }
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
             }
         }

@@ -123,8 +123,28 @@ pub struct SourceConfig {
     pub since: Option<Since>,
     /// How often what `files` has is listed, so that an event that was lost loses nothing; None: never.
     pub sweep: Option<Duration>,
-    /// The ARNs of the DMS tasks that write the files, which say when a table's full load is whole.
-    pub dms_tasks: Vec<String>,
+    /// The DMS tasks that write the files, which say when a table's full load is whole.
+    pub dms_tasks: Vec<DmsTask>,
+}
+
+/// A replication task of DMS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DmsTask {
+    /// Its name, as `arn:aws:dms:eu-west-1:111122223333:task:ABC`.
+    pub arn: String,
+    /// The region in it.
+    pub region: String,
+}
+
+impl DmsTask {
+    /// The task of this ARN; None where it is that of no task.
+    fn parse(arn: &str) -> Option<Self> {
+        let parts: Vec<&str> = arn.split(':').collect();
+        let ["arn", _, "dms", region, _, "task", id] = parts.as_slice() else { return None };
+        let is_region =
+            !region.is_empty() && region.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
+        (is_region && !id.is_empty()).then(|| Self { arn: arn.to_owned(), region: (*region).to_owned() })
+    }
 }
 
 /// From which files on a source delivers, by when the store last saw them modified.

@@ -8,8 +8,8 @@ use chrono::DateTime;
 
 use super::cursor::Cursor;
 use super::{
-    BigQueryConfig, Config, Create, CsvConfig, DatasetName, Mode, NotificationChannel, OnDelete, Order, PipelineConfig,
-    QUERIES, Since, SinkConfig, SourceConfig, StorageConfig, TableConfig, checks,
+    BigQueryConfig, Config, Create, CsvConfig, DatasetName, DmsTask, Mode, NotificationChannel, OnDelete, Order,
+    PipelineConfig, QUERIES, Since, SinkConfig, SourceConfig, StorageConfig, TableConfig, checks,
 };
 use crate::change::TableName;
 use crate::change::batch::BatchLimits;
@@ -122,10 +122,15 @@ fn source(root: &Cursor<'_>, folder: &Path) -> Result<SourceConfig> {
         })?,
         since: read(&at, "since", since)?,
         sweep: read(&at, "sweep", Cursor::duration)?,
-        dms_tasks: read(&at, "dms_tasks", |at| at.texts("DMS tasks' ARNs"))?.unwrap_or_default(),
+        dms_tasks: read(&at, "dms_tasks", dms_tasks)?.unwrap_or_default(),
     };
     checks::source(&at, &config)?;
     Ok(config)
+}
+
+fn dms_tasks(at: &Cursor<'_>) -> Result<Vec<DmsTask>> {
+    const EXPECTED: &str = "ARNs of DMS tasks, each like `arn:aws:dms:eu-west-1:111122223333:task:ABC`";
+    at.texts(EXPECTED)?.iter().map(|arn| DmsTask::parse(arn).ok_or_else(|| at.expected(EXPECTED))).collect()
 }
 
 fn since(at: &Cursor<'_>) -> Result<Since> {

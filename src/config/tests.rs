@@ -499,6 +499,25 @@ fn sourced<T: std::fmt::Debug + PartialEq>(source: &str, what: impl Fn(&SourceCo
 }
 
 #[test]
+fn a_dms_task_is_known_by_its_arn_and_one_or_several_are_taken() {
+    let regions = |source: &SourceConfig| source.dms_tasks.iter().map(|task| task.region.clone()).collect::<Vec<_>>();
+    let source = |tasks: &str| format!("source: {{files: data, dms_tasks: {tasks}}}");
+    sourced(&source("arn:aws:dms:eu-west-1:1:task:A"), regions, vec!["eu-west-1".to_owned()]);
+    let two = "['arn:aws:dms:eu-west-1:1:task:A', 'arn:aws-cn:dms:cn-north-1:1:task:B']";
+    sourced(&source(two), regions, vec!["eu-west-1".to_owned(), "cn-north-1".to_owned()]);
+    for wrong in [
+        "ABC",
+        "arn:aws:sqs:eu-west-1:1:q",
+        "arn:aws:dms:eu/west:1:task:A",
+        "arn:aws:dms:eu-west-1:1:rep:X",
+        "'arn:aws:dms:eu-west-1:1:task:'",
+    ] {
+        let error = load(&[("conf/freshet.yaml", source(wrong).as_str())]).unwrap_err().report();
+        assert!(error.contains("dms_tasks") && error.contains("ARNs of DMS tasks"), "{error}");
+    }
+}
+
+#[test]
 fn a_queue_tells_of_objects_and_since_says_from_which_on() {
     let queue = "https://sqs.eu-west-1.amazonaws.com/1/dms";
     let source = |rest: &str| format!("source: {{files: s3://b/cdc, queue: {queue}/, {rest}}}");

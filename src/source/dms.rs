@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sigv4::http_request::{SignableBody, SignableRequest};
 use chrono::{DateTime, Utc};
 use reqwest::StatusCode;
 use serde::Deserialize;
@@ -16,10 +15,10 @@ use url::Url;
 
 use crate::change::TableName;
 use crate::clock::Clock;
+use crate::config::DmsTask;
 use crate::error::{Error, Result};
-use crate::storage::{Aws, Signer};
+use crate::storage::{Aws, Signer, http_client};
 
-const CONNECT_MAX: Duration = Duration::from_secs(5);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// The variable by which AWS's tools find this service elsewhere.
 const ENDPOINT: &str = "AWS_ENDPOINT_URL_DATABASE_MIGRATION_SERVICE";
@@ -28,6 +27,8 @@ const OPERATION: &str = "AmazonDMSv20160101.DescribeTableStatistics";
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
 /// More answers than a filter for one table can have.
 const PAGES_MAX: usize = 100;
+const ASKED_AGAIN: &str =
+    "it is asked again; where this goes on, say yourself when the load is whole: `freshet reload TABLE --complete`";
 /// The state of a table whose full load has come to its end.
 const COMPLETED: &str = "Table completed";
 /// The states of one that will not.
@@ -42,6 +43,7 @@ pub struct Load {
     table_state: String,
     #[serde(default)]
     full_load_rows: i64,
+    /// 0 where the target is S3, whatever could not be loaded: told of other targets alone.
     #[serde(default)]
     full_load_error_rows: i64,
     /// In seconds since 1970.
@@ -94,67 +96,48 @@ fn moment(seconds: f64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis((seconds * 1_000.0) as i64)
 }
 
-/// A replication task.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Task {
-    arn: String,
-    region: String,
-}
-
-impl Task {
-    /// # Errors
-    /// [`User`](crate::error::Kind::User) where it is no task's ARN.
-    fn parse(arn: &str) -> Result<Self> {
-        let parts: Vec<&str> = arn.split(':').collect();
-        let is_region = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        match parts.as_slice() {
-            ["arn", _, "dms", region, _, "task", id] if is_region(region) && !id.is_empty() => {
-                Ok(Self { arn: arn.to_owned(), region: (*region).to_owned() })
-            }
-            _ => Err(Error::user(format!("`{}` is not the ARN of a DMS task", arn.escape_debug()))
-                .hint("write it like arn:aws:dms:eu-west-1:111122223333:task:ABC, as DMS's console shows it")),
-        }
-    }
-
-    /// Where DMS answers in the task's region, unless the environment names another place.
-    fn endpoint(&self) -> String {
-        let end = if self.region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-        format!("https://dms.{}.{end}/", self.region)
-    }
-}
-
 /// The tasks that write a source's files.
 pub struct Tasks {
     tasks: Vec<Task>,
     aws: Aws,
-    /// The server that is asked instead of AWS's own, where the environment names one.
-    endpoint: Option<String>,
-    http: reqwest::Client,
     clock: Arc<dyn Clock>,
 }
 
+struct Task {
+    task: DmsTask,
+    /// Who is asked of it.
+    url: Url,
+    http: reqwest::Client,
+}
+
+/// Where DMS answers in the task's region, unless the environment names another place.
+fn server(task: &DmsTask, instead: Option<&str>) -> Result<Url> {
+    let end = if task.region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    let own = format!("https://dms.{}.{end}/", task.region);
+    let url = Url::parse(instead.unwrap_or(&own)).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    url.ok_or_else(|| {
+        Error::user("the endpoint that the environment names for DMS is not the URL of a server")
+            .hint(format!("write {ENDPOINT}, or AWS_ENDPOINT_URL, like https://dms.example.com"))
+    })
+}
+
 impl Tasks {
-    /// The tasks with these ARNs; `variable` gives variables of the environment. Nothing is asked yet.
+    /// These tasks; `variable` gives variables of the environment. Nothing is asked yet.
     ///
     /// # Errors
-    /// [`User`](crate::error::Kind::User) where one is no task's ARN.
+    /// [`User`](crate::error::Kind::User) where the environment names a server that is none.
     pub fn new(
-        arns: &[String],
+        tasks: &[DmsTask],
         aws: Aws,
         variable: impl Fn(&str) -> Option<String>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let endpoint = variable(ENDPOINT).or_else(|| aws.sdk().endpoint_url().map(ToOwned::to_owned));
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("freshet/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_MAX)
-            .timeout(ANSWER_MAX)
-            .redirect(reqwest::redirect::Policy::none());
-        // A server that the environment names is one nearby.
-        let http = if endpoint.is_some() { http.no_proxy() } else { http };
-        let http = http.build().map_err(|cause| Error::bug("there is no HTTP client").because(cause))?;
-        let tasks = arns.iter().map(|arn| Task::parse(arn)).collect::<Result<_>>()?;
-        Ok(Self { tasks, aws, endpoint, http, clock })
+        let tasks = tasks.iter().map(|task| {
+            let url = server(task, endpoint.as_deref())?;
+            Ok(Task { task: task.clone(), http: http_client(&url, ANSWER_MAX)?, url })
+        });
+        Ok(Self { tasks: tasks.collect::<Result<_>>()?, aws, clock })
     }
 
     /// How far the table's load is that began at `since_ms` or later; whole where it is so for each task that has it.
@@ -184,47 +167,43 @@ impl Tasks {
     async fn loads(&self, task: &Task, table: &TableName) -> Result<Vec<Load>> {
         let filter = |name: &str, value: &str| json!({"Name": name, "Values": [value]});
         let filters = [filter("schema-name", &table.database), filter("table-name", &table.table)];
-        let mut request = json!({"ReplicationTaskArn": task.arn, "Filters": filters});
+        let mut request = json!({"ReplicationTaskArn": task.task.arn, "Filters": filters});
         let mut loads = Vec::new();
         for _ in 0..PAGES_MAX {
             let page: Page = serde_json::from_value(self.ask(task, &request).await?)
-                .map_err(|cause| Error::retry("DMS gave an answer of another form").because(cause))?;
+                .map_err(|cause| Error::retry("DMS gave an answer of another form").because(cause).hint(ASKED_AGAIN))?;
             loads.extend(page.table_statistics.into_iter().filter(|load| load.is_of(table)));
             match page.marker.filter(|marker| !marker.is_empty()) {
                 Some(marker) => request["Marker"] = Value::from(marker),
                 None => return Ok(loads),
             }
         }
-        Err(Error::retry("DMS gave more and more pages of statistics"))
+        Err(Error::retry("DMS gave more and more pages of statistics").hint(ASKED_AGAIN))
     }
 
     async fn ask(&self, task: &Task, request: &Value) -> Result<Value> {
-        let endpoint = self.endpoint.clone().unwrap_or_else(|| task.endpoint());
-        let url = Url::parse(&endpoint)
-            .map_err(|cause| Error::user(format!("`{endpoint}` is no server's URL")).because(cause))?;
         let body = request.to_string();
-        let signer = Signer { credentials: self.aws.credentials().await?, region: &task.region, service: "dms" };
-        let host = url[url::Position::BeforeHost..url::Position::AfterPort].to_owned();
-        let own = [("host", host.as_str()), ("content-type", CONTENT_TYPE), ("x-amz-target", OPERATION)];
-        let signed = SignableRequest::new("POST", url.as_str(), own.into_iter(), SignableBody::Bytes(body.as_bytes()))
-            .map_err(Into::into)
-            .and_then(|request| signer.headers(request, self.clock.now()))
-            .map_err(|cause| Error::user("the question to DMS cannot be signed").because(cause))?;
-        let mut post = self.http.post(url);
-        for (name, value) in own.into_iter().filter(|(name, _)| *name != "host") {
-            post = post.header(name, value);
-        }
-        for (name, value) in signed {
+        let region = task.task.region.as_str();
+        let signer = Signer { credentials: self.aws.credentials().await?, region, service: "dms" };
+        let own = [("content-type", CONTENT_TYPE), ("x-amz-target", OPERATION)];
+        let headers = signer.post(&task.url, &own, body.as_bytes(), self.clock.now()).map_err(|cause| {
+            Error::user("the question to DMS cannot be signed")
+                .because(cause)
+                .hint("see that the AWS credentials are plain text")
+        })?;
+        let mut post = task.http.post(task.url.clone());
+        for (name, value) in headers {
             post = post.header(name, value);
         }
         let unreachable = |cause: reqwest::Error| {
-            Error::retry("DMS cannot be asked now how far the load is").because(cause.without_url())
+            let cause = cause.without_url();
+            Error::retry("DMS cannot be asked now how far the load is").because(cause).hint(ASKED_AGAIN)
         };
         let answer = post.body(body).send().await.map_err(unreachable)?;
         let status = answer.status();
         let text = answer.text().await.map_err(unreachable)?;
         let said: Value = serde_json::from_str(&text).unwrap_or_default();
-        if status.is_success() { Ok(said) } else { Err(refused(task, status, &said)) }
+        if status.is_success() { Ok(said) } else { Err(refused(&task.task, status, &said)) }
     }
 }
 
@@ -237,7 +216,7 @@ struct Page {
 }
 
 /// What it means that DMS says no.
-fn refused(task: &Task, status: StatusCode, said: &Value) -> Error {
+fn refused(task: &DmsTask, status: StatusCode, said: &Value) -> Error {
     let code = said["__type"].as_str().unwrap_or_default();
     let code = code.rsplit('#').next().unwrap_or_default();
     let message = said["message"].as_str().or(said["Message"].as_str()).unwrap_or("no reason was given");
@@ -249,9 +228,7 @@ fn refused(task: &Task, status: StatusCode, said: &Value) -> Error {
         || code.contains("Throttl")
         || code.contains("Expired")
     {
-        return Error::retry("DMS does not say now how far the load is")
-            .because(cause)
-            .hint("it is asked again; where this goes on, say yourself when the load is whole: --complete");
+        return Error::retry("DMS does not say now how far the load is").because(cause).hint(ASKED_AGAIN);
     }
     let hint = match code {
         code if code.contains("Signature") => {
@@ -298,28 +275,36 @@ mod tests {
         assert!(matches!(at(load(COMPLETED, Some(1_001.0), 3, 1)), Progress::Failed(_)));
     }
 
+    fn task(region: &str) -> DmsTask {
+        DmsTask { arn: format!("arn:aws:dms:{region}:111122223333:task:ABC"), region: region.into() }
+    }
+
     #[test]
-    fn a_task_is_known_by_its_arn_and_answers_in_its_region() {
-        let task = Task::parse("arn:aws:dms:eu-west-1:111122223333:task:ABC").unwrap();
-        assert_eq!(task.endpoint(), "https://dms.eu-west-1.amazonaws.com/");
-        let task = Task::parse("arn:aws-cn:dms:cn-north-1:111122223333:task:ABC").unwrap();
-        assert_eq!(task.endpoint(), "https://dms.cn-north-1.amazonaws.com.cn/");
-        for wrong in
-            ["ABC", "arn:aws:sqs:eu-west-1:1:q", "arn:aws:dms:eu/west:1:task:ABC", "arn:aws:dms:eu-west-1:1:rep:X"]
-        {
-            assert_eq!(Task::parse(wrong).unwrap_err().kind(), Kind::User, "{wrong}");
+    fn a_task_is_asked_of_in_its_region_unless_the_environment_says_otherwise() {
+        let at = |region, instead| server(&task(region), instead).map(|url| url.to_string());
+        assert_eq!(at("eu-west-1", None).unwrap(), "https://dms.eu-west-1.amazonaws.com/");
+        assert_eq!(at("cn-north-1", None).unwrap(), "https://dms.cn-north-1.amazonaws.com.cn/");
+        assert_eq!(at("eu-west-1", Some("http://127.0.0.1:7")).unwrap(), "http://127.0.0.1:7/");
+        for wrong in ["me:secret", "http://me:secret@", "localhost"] {
+            let refused = at("eu-west-1", Some(wrong)).unwrap_err();
+            assert_eq!(refused.kind(), Kind::User);
+            assert!(!refused.report().contains("secret"), "{}", refused.report());
         }
     }
 
     #[test]
     fn what_dms_refuses_is_told_with_what_to_do() {
-        let task = Task::parse("arn:aws:dms:eu-west-1:111122223333:task:ABC").unwrap();
-        let of = |status, code: &str| refused(&task, status, &json!({"__type": code, "message": "no"}));
+        let of = |status, code: &str| {
+            refused(&task("eu-west-1"), status, &json!({"__type": code, "message": "x-amz-security-token:TOKEN"}))
+        };
         let denied = of(StatusCode::BAD_REQUEST, "AccessDeniedException");
         assert_eq!(denied.kind(), Kind::User);
         assert!(denied.hint_text().unwrap().contains("dms:DescribeTableStatistics"));
         assert!(of(StatusCode::BAD_REQUEST, "a#ResourceNotFoundFault").hint_text().unwrap().contains("dms_tasks"));
         assert_eq!(of(StatusCode::BAD_REQUEST, "ThrottlingException").kind(), Kind::Retry);
+        assert_eq!(of(StatusCode::BAD_REQUEST, "ExpiredTokenException").kind(), Kind::Retry);
         assert_eq!(of(StatusCode::SERVICE_UNAVAILABLE, "").kind(), Kind::Retry);
+        let of_signatures = of(StatusCode::FORBIDDEN, "InvalidSignatureException").report();
+        assert!(of_signatures.contains("clock") && !of_signatures.contains("TOKEN"), "{of_signatures}");
     }
 }

@@ -16,10 +16,12 @@ use crate::error::{Error, Result};
 mod answers;
 mod credentials;
 mod endpoint;
+mod http;
 mod location;
 mod refusal;
 mod signing;
 
+pub use http::http_client;
 pub use location::S3Location;
 pub use refusal::{explained, refusal_code};
 pub use signing::Signer;

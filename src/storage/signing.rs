@@ -5,9 +5,10 @@
 use std::time::SystemTime;
 
 use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{SignableRequest, SigningSettings, sign};
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4::SigningParams;
 use chrono::{DateTime, Utc};
+use url::{Position, Url};
 
 /// Whose request it is, of which service in which region.
 #[derive(Debug)]
@@ -21,13 +22,15 @@ pub struct Signer<'a> {
 }
 
 impl Signer<'_> {
-    /// The headers, name and value, that the request is sent with beside its own.
+    /// The headers, name and value, of a POST: the host, these, and the signature, which covers all of them.
     ///
     /// # Errors
     /// Where the request has what cannot be signed, such as a header of other letters than ASCII's.
-    pub fn headers(
+    pub fn post(
         self,
-        request: SignableRequest<'_>,
+        url: &Url,
+        own: &[(&str, &str)],
+        body: &[u8],
         now: DateTime<Utc>,
     ) -> Result<Vec<(String, String)>, Box<dyn std::error::Error + Send + Sync>> {
         let identity = self.credentials.into();
@@ -39,7 +42,10 @@ impl Signer<'_> {
             .settings(SigningSettings::default())
             .build()?
             .into();
+        let host = [("host", &url[Position::BeforeHost..Position::AfterPort])];
+        let covered = || host.into_iter().chain(own.iter().copied());
+        let request = SignableRequest::new("POST", url.as_str(), covered(), SignableBody::Bytes(body))?;
         let (signature, _) = sign(request, &params)?.into_parts();
-        Ok(signature.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+        Ok(covered().chain(signature.headers()).map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 }

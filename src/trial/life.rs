@@ -13,6 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::trial::dice::Dice;
 
+impl Dice {
+    /// Others, which fall by themselves from then on.
+    pub(crate) fn others(&mut self) -> Self {
+        Self::new(self.below(u64::MAX))
+    }
+}
+
 /// A daemon's life.
 #[derive(Debug)]
 pub(crate) struct Life {
@@ -40,7 +47,7 @@ impl Life {
             dies_at: dies.then(|| dice.below(400)),
             stands_at: stands.then(|| (dice.below(200), Duration::from_secs(30 + dice.below(600)))),
             clock_jump: jumps.then(|| (Duration::from_secs(dice.below(600)), by)),
-            dice: Some(Mutex::new(Dice::new(dice.below(u64::MAX)))),
+            dice: Some(Mutex::new(dice.others())),
             ..Self::easy()
         }
     }

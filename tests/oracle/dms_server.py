@@ -2,7 +2,7 @@
 
 Answers DescribeTableStatistics from a JSON file of table statistics, which is read anew for each request. A request
 whose signature is not the one that botocore makes of the same request, or whose form is not the service's, is refused
-as DMS refuses it. Says `port N` when it listens.
+in the form in which DMS refuses. Says `port N` when it listens.
 
     dms_server.py STATISTICS_FILE ACCESS_KEY SECRET_KEY REGION
 """
@@ -27,7 +27,7 @@ class Refused(Exception):
 
 
 def signature_of(handler, body, key, secret, region):
-    """The Authorization header that botocore makes of this request."""
+    """The signature that botocore makes of this request."""
     found = re.search(r"SignedHeaders=([^,]+)", handler.headers.get("Authorization", ""))
     if not found:
         raise Refused("MissingAuthenticationTokenException", "it is not signed")

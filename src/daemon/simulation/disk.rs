@@ -11,11 +11,11 @@ use futures::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
 
-use super::store::lost;
+use super::store::{deletes, lost};
 use crate::trial::life::Life;
 
 /// The whole disk, seen from one life.
@@ -83,17 +83,7 @@ impl ObjectStore for LivedDisk {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let (inner, life) = (Arc::clone(&self.inner), Arc::clone(&self.life));
-        let deleted = locations.then(move |location| {
-            let (inner, life) = (Arc::clone(&inner), Arc::clone(&life));
-            async move {
-                let location = location?;
-                life.travel().await;
-                inner.delete(&location).await?;
-                Ok(location)
-            }
-        });
-        deleted.boxed()
+        deletes(Arc::clone(&self.inner) as _, &self.life, locations)
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {

@@ -324,7 +324,7 @@ impl World {
         tokio::time::sleep(plan.completed_after).await;
         let completions = (0..plan.people).map(|_| {
             let (world, table, plan) = (Arc::clone(&self), table.clone(), plan.clone());
-            let mut dice = Dice::new(dice.below(u64::MAX));
+            let mut dice = dice.others();
             async move {
                 let complete = async |pipeline: Pipeline| world.complete(&pipeline, &table, plan.cut_over_ms).await;
                 world.insist(&mut dice, complete).await;
@@ -472,18 +472,18 @@ fn simulate(seed: u64, kind: warehouse::Kind) -> Result<Story, String> {
 
 /// Lets the files arrive, lives with all that goes wrong and then without, until nothing is left to be done.
 async fn live_through(world: &Arc<World>, history: &History, dice: &mut Dice) -> Result<Story, String> {
-    let mut die = || Dice::new(dice.below(u64::MAX));
     let deliveries: Vec<_> =
         history.files.iter().map(|file| tokio::spawn(Arc::clone(world).deliver(file.clone()))).collect();
-    let daemons = 1 + die().below(3);
-    for _ in 0..daemons {
-        tokio::spawn(Arc::clone(world).live_on(die()));
+    for _ in 0..=dice.below(3) {
+        tokio::spawn(Arc::clone(world).live_on(dice.others()));
     }
-    if die().below(2) == 0 {
-        tokio::spawn(Arc::clone(world).compact_on(die()));
+    if dice.below(2) == 0 {
+        tokio::spawn(Arc::clone(world).compact_on(dice.others()));
     }
-    let reloads =
-        history.reloads.iter().map(|(table, plan)| Arc::clone(world).reload(table.clone(), plan.clone(), die()));
+    let reloads = history
+        .reloads
+        .iter()
+        .map(|(table, plan)| Arc::clone(world).reload(table.clone(), plan.clone(), dice.others()));
     futures::future::join_all(reloads.collect::<Vec<_>>()).await;
     for delivery in deliveries {
         delivery.await.unwrap();

@@ -26,8 +26,8 @@ fn seeds(variable: &str, of_ci: u64) -> Range<u64> {
     }
 }
 
-/// Lives through the seeds; what they were like.
-fn live_through(seeds: Range<u64>, kind: Kind) -> Story {
+/// Lives through the seeds, one after the other; what they were like together.
+fn sum_of(seeds: Range<u64>, kind: Kind) -> Story {
     let mut sum = Story::default();
     for seed in seeds.clone() {
         let story = simulate(seed, kind).unwrap_or_else(|wrong| panic!("{wrong}"));
@@ -40,7 +40,7 @@ fn live_through(seeds: Range<u64>, kind: Kind) -> Story {
 #[test]
 fn whatever_befalls_the_daemons_the_tables_are_the_sources() {
     let seeds = seeds("FRESHET_SEEDS", SEEDS);
-    let sum = live_through(seeds.clone(), Kind::InMemory);
+    let sum = sum_of(seeds.clone(), Kind::InMemory);
     let hazards = sum.hazards;
     for (what, count) in [
         ("deaths", sum.fortunes.deaths),
@@ -71,7 +71,7 @@ fn whatever_befalls_the_daemons_the_tables_are_the_sources() {
 /// With Delta Lake's own transactions on a disk, whose every write is a step.
 #[test]
 fn whatever_befalls_the_daemons_the_delta_tables_are_the_sources() {
-    let sum = live_through(seeds("FRESHET_DELTA_SEEDS", DELTA_SEEDS), Kind::Delta);
+    let sum = sum_of(seeds("FRESHET_DELTA_SEEDS", DELTA_SEEDS), Kind::Delta);
     assert!(sum.fortunes.deaths > 0 && sum.hazards.answers_lost > 0, "{sum:?}");
 }
 

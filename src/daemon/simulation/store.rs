@@ -45,6 +45,26 @@ pub(super) fn lost() -> Error {
     Error::Generic { store: "simulated", source: "connection reset".into() }
 }
 
+/// Deletes one after the other, each a step; what became of it may not be heard.
+pub(super) fn deletes(
+    inner: Arc<dyn ObjectStore>,
+    life: &Arc<Life>,
+    locations: BoxStream<'static, Result<Path>>,
+) -> BoxStream<'static, Result<Path>> {
+    let life = Arc::clone(life);
+    let deleted = locations.then(move |location| {
+        let (inner, life) = (Arc::clone(&inner), Arc::clone(&life));
+        async move {
+            let location = location?;
+            life.travel().await;
+            inner.delete(&location).await?;
+            life.step().await;
+            if life.fails(40) { Err(lost()) } else { Ok(location) }
+        }
+    });
+    deleted.boxed()
+}
+
 #[async_trait]
 impl ObjectStore for LivedStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
@@ -92,18 +112,7 @@ impl ObjectStore for LivedStore {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        let (inner, life) = (Arc::clone(&self.inner), Arc::clone(&self.life));
-        let deleted = locations.then(move |location| {
-            let (inner, life) = (Arc::clone(&inner), Arc::clone(&life));
-            async move {
-                let location = location?;
-                life.travel().await;
-                inner.delete(&location).await?;
-                life.step().await;
-                if life.fails(40) { Err(lost()) } else { Ok(location) }
-            }
-        });
-        deleted.boxed()
+        deletes(Arc::clone(&self.inner) as _, &self.life, locations)
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {

@@ -29,11 +29,11 @@ use super::trouble::{Failure, Refusal};
 use crate::config::BigQueryConfig;
 use crate::error::{Error, Result};
 use crate::sink::token::Tokens;
+use crate::storage::http_client;
 
 const GOOGLE: &str = "https://bigquery.googleapis.com";
 /// BigQuery answers within seconds, or not at all.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
-const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long BigQuery may hold back the rows of a job that is done.
 const ROWS_WAIT_MS: i32 = 10_000;
 /// Rows asked for at once; BigQuery gives fewer where they are more than 10 MB.
@@ -105,14 +105,7 @@ impl Rest {
         let base = base.ok_or_else(|| {
             Error::user("`rest_endpoint` is not the URL of a server").hint("write it like https://bigquery.example.com")
         })?;
-        let builder = reqwest::Client::builder()
-            .user_agent(concat!("freshet/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_MAX)
-            .timeout(ANSWER_MAX)
-            .redirect(reqwest::redirect::Policy::none());
-        // Plain http is a server for tests nearby, which no proxy can reach.
-        let builder = if base.scheme() == "http" { builder.no_proxy() } else { builder };
-        let http = builder.build().map_err(|cause| Error::bug("there is no HTTP client").because(cause))?;
+        let http = http_client(&base, ANSWER_MAX)?;
         Ok(Self(Arc::new(Inner {
             project: config.project.clone(),
             location: config.location.clone(),

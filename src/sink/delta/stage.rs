@@ -306,7 +306,7 @@ mod tests {
             name,
             source,
             binding: BTreeMap::new(),
-            disk: Arc::new(object_store::local::LocalFileSystem::new()),
+            disk: Arc::new(LocalFileSystem::new()),
         };
         let stage = Stage {
             folder: &folder,

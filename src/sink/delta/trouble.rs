@@ -109,6 +109,14 @@ mod tests {
     use crate::error::Kind;
 
     #[test]
+    fn what_the_kernel_says_of_the_disk_is_no_bug_of_ours() {
+        let of = |text: &str| disk_hint(&DeltaTableError::Generic(text.to_owned()));
+        let told = "Kernel error: Error interacting with object store: Generic error: reset";
+        assert_eq!(of(told), Some(io_hint(ErrorKind::Other)));
+        assert_eq!(of("Kernel error: something else"), None);
+    }
+
+    #[test]
     fn a_full_disk_is_said_plainly() {
         let error = io(Path::new("/x"), "written", std::io::Error::from(ErrorKind::StorageFull));
         assert_eq!(error.kind(), Kind::Retry);

@@ -16,6 +16,7 @@ use url::Url;
 use super::CLOUD_SCOPE;
 use crate::clock::Clock;
 use crate::error::{Error, Kind, Result};
+use crate::storage::http_client;
 
 /// How long a token is to be good for where the file does not say.
 const LIFETIME_SECONDS: u64 = 3_600;
@@ -23,7 +24,6 @@ const LIFETIME_SECONDS: u64 = 3_600;
 const MARGIN: TimeDelta = TimeDelta::minutes(4);
 /// Between two attempts to replace one that is still good.
 const ATTEMPT_PAUSE: TimeDelta = TimeDelta::seconds(20);
-const CONNECT_MAX: Duration = Duration::from_secs(10);
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// No more of a refusal is told.
 const REASON_CHARACTERS_MAX: usize = 500;
@@ -57,7 +57,7 @@ impl Account {
         })?;
         let lifetime = json["service_account_impersonation"]["token_lifetime_seconds"].as_u64();
         let lifetime_seconds = lifetime.unwrap_or(LIFETIME_SECONDS);
-        let http = client(&url)?;
+        let http = http_client(&url, ANSWER_MAX)?;
         Ok(Some(Self { url, lifetime_seconds, http, clock, kept: Mutex::default() }))
     }
 
@@ -104,17 +104,6 @@ impl Kept {
     fn new(token: String, expiry: DateTime<Utc>, now: DateTime<Utc>) -> Self {
         Self { token, expiry, ask_again: (expiry - MARGIN).max(now + ATTEMPT_PAUSE).min(expiry) }
     }
-}
-
-fn client(url: &Url) -> Result<reqwest::Client> {
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("freshet/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_MAX)
-        .timeout(ANSWER_MAX)
-        .redirect(reqwest::redirect::Policy::none());
-    // Plain http is a server for tests nearby, which no proxy can reach.
-    let builder = if url.scheme() == "http" { builder.no_proxy() } else { builder };
-    builder.build().map_err(|cause| Error::bug("there is no HTTP client").because(cause))
 }
 
 /// An error of ours as one of theirs, from which [`Error::inside`] takes it again.

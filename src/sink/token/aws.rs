@@ -16,7 +16,6 @@ use aws_config::SdkConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_sigv4::http_request::{SignableBody, SignableRequest};
 use google_cloud_auth::credentials::subject_token::{Builder, SubjectToken, SubjectTokenProvider};
 use google_cloud_auth::errors::SubjectTokenProviderError;
 use serde_json::{Value, json};
@@ -120,22 +119,14 @@ impl AwsIdentity {
 
     /// The headers of the request, the signature among them.
     fn headers(&self, url: &Url, region: &str, credentials: Credentials) -> Result<Vec<(String, String)>> {
-        let host = match (url.host_str().unwrap_or_default(), url.port()) {
-            (host, Some(port)) => format!("{host}:{port}"),
-            (host, None) => host.to_owned(),
-        };
-        let own = [("host", host.as_str()), (TARGET_HEADER, self.audience.as_str())];
+        let own = [(TARGET_HEADER, self.audience.as_str())];
         let signer = Signer { credentials, region, service: "sts" };
-        let signed = SignableRequest::new("POST", url.as_str(), own.into_iter(), SignableBody::empty())
-            .map_err(Into::into)
-            .and_then(|request| signer.headers(request, self.clock.now()))
-            .map_err(|cause| {
-                Error::user("the request that shows AWS's identity cannot be signed")
-                    .because(cause)
-                    .hint("see that `audience` in Google's credentials file and the AWS credentials are plain text")
-            })?;
-        let own = own.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Ok(own.chain(signed.into_iter().map(|(name, value)| (google_name(&name).to_owned(), value))).collect())
+        let headers = signer.post(url, &own, &[], self.clock.now()).map_err(|cause| {
+            Error::user("the request that shows AWS's identity cannot be signed")
+                .because(cause)
+                .hint("see that `audience` in Google's credentials file and the AWS credentials are plain text")
+        })?;
+        Ok(headers.into_iter().map(|(name, value)| (google_name(&name).to_owned(), value)).collect())
     }
 }
 
