@@ -1,10 +1,11 @@
 //! One life of a simulated daemon. Whatever it does that others can see is a step; between any two it may die, or
-//! stand still for longer than others wait.
-//!
-//! What a process does in between is gone with it, so that to die there is to die at a step's end.
+//! stand still for longer than others wait. It may also die wherever its first task is polled.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -20,11 +21,26 @@ impl Dice {
     }
 }
 
+/// Where a life ends before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    /// After so many steps.
+    Step(u64),
+    /// After so many polls of its first task, whatever that waits for.
+    Poll(u64),
+}
+
+impl Death {
+    fn early(dice: &mut Dice) -> Self {
+        if dice.below(3) > 0 { Self::Step(dice.below(400)) } else { Self::Poll(dice.below(200)) }
+    }
+}
+
 /// A daemon's life.
 #[derive(Debug)]
 pub(crate) struct Life {
     steps: AtomicU64,
-    dies_at: Option<u64>,
+    dies_at: Option<Death>,
     /// At which step it stands still, and for how long.
     stands_at: Option<(u64, Duration)>,
     stands_until: Mutex<Option<Instant>>,
@@ -44,7 +60,7 @@ impl Life {
         let jumps = dice.below(4) == 0;
         let by = TimeDelta::seconds(3_600 - i64::try_from(dice.below(7_200)).unwrap());
         Self {
-            dies_at: dies.then(|| dice.below(400)),
+            dies_at: dies.then(|| Death::early(dice)),
             stands_at: stands.then(|| (dice.below(200), Duration::from_secs(30 + dice.below(600)))),
             clock_jump: jumps.then(|| (Duration::from_secs(dice.below(600)), by)),
             dice: Some(Mutex::new(dice.others())),
@@ -78,6 +94,21 @@ impl Life {
         jump.map_or(TimeDelta::zero(), |(_, by)| by)
     }
 
+    /// What this comes to; None where it dies at a poll of it.
+    pub(crate) async fn live<T>(&self, deeds: impl Future<Output = T>) -> Option<T> {
+        let mut deeds = pin!(deeds);
+        let mut polls = 0;
+        poll_fn(|context| {
+            if self.dies_at == Some(Death::Poll(polls)) {
+                self.dead.cancel();
+                return Poll::Ready(None);
+            }
+            polls += 1;
+            deeds.as_mut().poll(context).map(Some)
+        })
+        .await
+    }
+
     /// Ends when it dies.
     pub(crate) async fn death(&self) {
         self.dead.cancelled().await;
@@ -108,7 +139,7 @@ impl Life {
     /// Has done, or is about to do, what others can see.
     pub(crate) async fn step(&self) {
         let step = self.steps.fetch_add(1, Ordering::SeqCst);
-        if self.dies_at == Some(step) {
+        if self.dies_at == Some(Death::Step(step)) {
             self.dead.cancel();
         }
         if let Some((_, still)) = self.stands_at.filter(|(at, _)| *at == step) {
@@ -131,9 +162,18 @@ impl Life {
         }
     }
 
-    /// Whether it died, whether it stood still, and whether it was told a wrong time.
-    pub(crate) fn came_to(&self) -> (bool, bool, bool) {
-        let stood = self.stands_until.lock().unwrap().is_some();
-        (self.dead.is_cancelled(), stood, self.clock_jumped.load(Ordering::SeqCst))
+    /// Whether it died.
+    pub(crate) fn died(&self) -> bool {
+        self.dead.is_cancelled()
+    }
+
+    /// Whether it died at a poll, rather than at a step.
+    pub(crate) fn died_at_a_poll(&self) -> bool {
+        self.died() && matches!(self.dies_at, Some(Death::Poll(_)))
+    }
+
+    /// Whether it stood still, and whether it was told a wrong time.
+    pub(crate) fn came_to(&self) -> (bool, bool) {
+        (self.stands_until.lock().unwrap().is_some(), self.clock_jumped.load(Ordering::SeqCst))
     }
 }

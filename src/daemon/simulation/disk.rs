@@ -49,8 +49,7 @@ impl LivedDisk {
     }
 
     fn read(&self) -> Result<()> {
-        let (is_dead, ..) = self.life.came_to();
-        if is_dead || self.life.fails(2_000) { Err(lost()) } else { Ok(()) }
+        if self.life.died() || self.life.fails(2_000) { Err(lost()) } else { Ok(()) }
     }
 }
 

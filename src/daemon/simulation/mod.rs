@@ -1,5 +1,5 @@
-//! Simulated hours of bad luck, each from one seed: daemons that die and stand still between any two steps, a source
-//! whose files come in any order and more than once, a store, a queue and a sink that lose answers.
+//! Simulated hours of bad luck, each from one seed: daemons that die at any step or poll and stand still between any two
+//! steps, a source whose files come in any order and more than once, a store, a queue and a sink that lose answers.
 //!
 //! All of it runs on one thread in time that is told, so that a seed that fails does so again. The auditor compares the
 //! final tables with the source's, the log with the files, and asks the ledger. Mistakes are planted to see that they
@@ -100,16 +100,18 @@ impl Clock for LivedClock {
 struct Fortunes {
     lives: u64,
     deaths: u64,
+    deaths_at_polls: u64,
     stood_still: u64,
     wrong_clocks: u64,
 }
 
 impl Fortunes {
     fn add(&mut self, life: &Life) {
-        let (died, stood, misled) = life.came_to();
+        let (stood, misled) = life.came_to();
         self.wrong_clocks += u64::from(misled);
         self.lives += 1;
-        self.deaths += u64::from(died);
+        self.deaths += u64::from(life.died());
+        self.deaths_at_polls += u64::from(life.died_at_a_poll());
         self.stood_still += u64::from(stood);
     }
 }
@@ -278,7 +280,7 @@ impl World {
                 biased;
                 () = life.death() => {}
                 () = tokio::time::sleep_until(calm_at), if !calm => {}
-                () = self.live(Arc::clone(&life)) => {}
+                _ = life.live(self.live(Arc::clone(&life))) => {}
             }
             self.fortunes.lock().unwrap().add(&life);
             life.end();
@@ -304,7 +306,7 @@ impl World {
             tokio::select! {
                 biased;
                 () = life.death() => {}
-                () = compact => {}
+                _ = life.live(compact) => {}
             }
             life.end();
         }
@@ -347,7 +349,7 @@ impl World {
             let ended = tokio::select! {
                 biased;
                 () = life.death() => Ok(false),
-                ended = run => ended,
+                ended = life.live(run) => ended.unwrap_or(Ok(false)),
             };
             self.fortunes.lock().unwrap().add(&life);
             life.end();

@@ -44,6 +44,7 @@ fn whatever_befalls_the_daemons_the_tables_are_the_sources() {
     let hazards = sum.hazards;
     for (what, count) in [
         ("deaths", sum.fortunes.deaths),
+        ("deaths at a poll", sum.fortunes.deaths_at_polls),
         ("daemons that stood still", sum.fortunes.stood_still),
         ("clocks that jumped", sum.fortunes.wrong_clocks),
         ("lost answers of the sink", hazards.answers_lost),
@@ -137,6 +138,7 @@ impl Story {
         let (fortunes, hazards) = (&mut self.fortunes, &mut self.hazards);
         fortunes.lives += other.fortunes.lives;
         fortunes.deaths += other.fortunes.deaths;
+        fortunes.deaths_at_polls += other.fortunes.deaths_at_polls;
         fortunes.stood_still += other.fortunes.stood_still;
         fortunes.wrong_clocks += other.fortunes.wrong_clocks;
         hazards.answers_lost += other.hazards.answers_lost;
