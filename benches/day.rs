@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::ipc::writer::StreamWriter;
 use async_trait::async_trait;
 use freshet::catalog::layout::Layout;
@@ -38,7 +38,7 @@ mod nowhere;
 mod shapes;
 
 use nowhere::{Nowhere, Taking, Troubles};
-use shapes::{Stretch, changed_at, created_at, operation, random};
+use shapes::{Stretch, user_actions};
 
 const FILE_ROWS: u64 = 20_000;
 /// Of one row group, as DMS writes them.
@@ -105,30 +105,12 @@ fn write(folder: &Path, files: u64) -> u64 {
     std::fs::write(folder.join("queries/casino/user_actions.sql"), SQL).expect("a file");
     let mut bytes = 0;
     for number in 0..files {
-        let content = file(&changes(number * FILE_ROWS, files * FILE_ROWS / 5));
+        let rows = Stretch { first: number * FILE_ROWS, count: FILE_ROWS };
+        let content = file(&user_actions(rows, files * FILE_ROWS / 5));
         bytes += content.len() as u64;
         std::fs::write(table.join(format!("20251121-{number:09}.parquet.gz")), content).expect("a file");
     }
     bytes
-}
-
-/// Changes number `first` and on of a file, of keys below `keys`: 20 columns as DMS writes them.
-fn changes(first: u64, keys: u64) -> RecordBatch {
-    let rows = Stretch { first, count: FILE_ROWS };
-    let key = |row: u64| random(row, 1) % keys;
-    let user = |row: u64| key(row) % 200_000;
-    let mut columns: Vec<(&str, ArrayRef)> =
-        vec![("Op", rows.texts(operation)), ("id", rows.integers(|row| 9_000_000_000 + key(row)))];
-    columns.extend(rows.played(user, (18, 2)));
-    columns.extend([
-        ("device", rows.texts(|row| format!("device {}", random(user(row), 15) % 4))),
-        ("level", rows.integers(|row| random(user(row), 16) % 100)),
-        ("created_at", Arc::new(rows.times(created_at)) as ArrayRef),
-        ("updated_at", Arc::new(rows.times(changed_at))),
-        ("is_test", rows.integers(|row| u64::from(user(row).is_multiple_of(1_000)))),
-        ("transact_id", rows.texts(|row| format!("{:035}", changed_at(row)))),
-    ]);
-    RecordBatch::try_from_iter(columns).expect("columns of one length")
 }
 
 /// The rows as one of DMS's files: snappy pages, the whole of it gzipped.

@@ -96,7 +96,7 @@ async fn read_by_freshet(gzipped: Bytes) -> usize {
     let opener = Opener::new(store as Arc<dyn ObjectStore>, Staging::new(limits));
     let opened = opener.open(change_file(gzipped.len() as u64), &CsvConfig::default()).await.expect("a whole file");
     let columns = (0..opened.schema.fields().len()).collect();
-    let request = ReadRequest { columns, predicate: None, batch_rows: 8_192 };
+    let request = ReadRequest { columns, predicate: None, row_groups: None, rows: None, batch_rows: 8_192 };
     let rows: Vec<usize> = opened.read(request).map_ok(|raw| raw.rows.len()).try_collect().await.expect("whole rows");
     rows.iter().sum()
 }

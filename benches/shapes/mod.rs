@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Decimal128Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, Decimal128Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 
 const GAMES: [&str; 6] = ["slot_001", "slot_017", "baccarat_003", "roulette_002", "poker_011", "slot_040"];
 const ACTIONS: [&str; 5] = ["BET", "WIN", "LOSE", "DEPOSIT", "ROLLBACK"];
@@ -92,4 +94,23 @@ pub(crate) fn created_at(row: u64) -> i64 {
 /// A row's operation.
 pub(crate) fn operation(row: u64) -> String {
     if row % 10 < 7 { "I" } else { "U" }.into()
+}
+
+/// Changes of keys below `keys`: 20 columns as DMS writes them.
+#[allow(dead_code, reason = "not every bench reads files")]
+pub(crate) fn user_actions(rows: Stretch, keys: u64) -> RecordBatch {
+    let key = |row: u64| random(row, 1) % keys;
+    let user = |row: u64| key(row) % 200_000;
+    let mut columns: Vec<(&str, ArrayRef)> =
+        vec![("Op", rows.texts(operation)), ("id", rows.integers(|row| 9_000_000_000 + key(row)))];
+    columns.extend(rows.played(user, (18, 2)));
+    columns.extend([
+        ("device", rows.texts(|row| format!("device {}", random(user(row), 15) % 4))),
+        ("level", rows.integers(|row| random(user(row), 16) % 100)),
+        ("created_at", Arc::new(rows.times(created_at)) as ArrayRef),
+        ("updated_at", Arc::new(rows.times(changed_at))),
+        ("is_test", rows.integers(|row| u64::from(user(row).is_multiple_of(1_000)))),
+        ("transact_id", rows.texts(|row| format!("{:035}", changed_at(row)))),
+    ]);
+    RecordBatch::try_from_iter(columns).expect("columns of one length")
 }

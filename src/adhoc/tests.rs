@@ -45,6 +45,10 @@ async fn query(found: &AdHoc, sql: &str) -> Result<Vec<String>, Error> {
     Ok(rows)
 }
 
+/// Over files of two schemas.
+const LATEST: &str = "SELECT \"userId\", amount FROM shop.orders QUALIFY row_number() OVER
+    (PARTITION BY \"userId\" ORDER BY _cdc_sequence DESC) = 1 ORDER BY 1";
+
 #[tokio::test]
 async fn any_sql_runs_over_every_table_that_is_found() {
     let folder = lake();
@@ -61,6 +65,8 @@ async fn any_sql_runs_over_every_table_that_is_found() {
         ("SELECT DISTINCT _cdc_operation FROM kiosk.orders ORDER BY 1", &["D", "I"]),
         ("SELECT \"userId\" FROM shop.orders WHERE amount > 20 LIMIT 1", &["2"]),
         ("SELECT now() IS NOT NULL", &["true"]),
+        (LATEST, &["1|10.500000000", "2|20.500000000"]),
+        (&format!("SET freshet.latest_per_key = false; {LATEST}"), &["1|10.500000000", "2|20.500000000"]),
     ] {
         assert_eq!(query(&found, sql).await.unwrap(), expected, "{sql}");
     }

@@ -54,6 +54,18 @@ pub fn hidden_fields() -> [Field; 2] {
     [Field::new(HIDDEN_FILE_ID, DataType::Binary, false), Field::new(HIDDEN_ROW, DataType::Int64, false)]
 }
 
+/// How many of both there are.
+pub const CDC_COLUMNS: usize = 7;
+
+/// Which of them are wanted, visible then hidden.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WantedColumns(pub [bool; CDC_COLUMNS]);
+
+impl WantedColumns {
+    /// All of them: what is wrong with any is then found.
+    pub const ALL: Self = Self([true; CDC_COLUMNS]);
+}
+
 /// How the changes of a table tell their order and time.
 #[derive(Debug, Clone)]
 pub struct CdcRules {
@@ -106,6 +118,16 @@ impl ControlColumns {
         Ok(Self { operation: schema.index_of(DMS_OPERATION).ok(), timestamp, change_seq })
     }
 
+    /// Those that the wanted columns are made from.
+    pub fn only_for(self, wanted: WantedColumns) -> Self {
+        let [operation, timestamp, sequence, ..] = wanted.0;
+        Self {
+            operation: self.operation.filter(|_| operation),
+            timestamp: self.timestamp.filter(|_| timestamp || sequence),
+            change_seq: self.change_seq.filter(|_| sequence),
+        }
+    }
+
     /// Their indices.
     pub fn indices(&self) -> impl Iterator<Item = usize> {
         [self.operation, self.timestamp, self.change_seq].into_iter().flatten()
@@ -139,27 +161,41 @@ impl<'a> CdcColumns<'a> {
         Ok(Self { file, base, controls, order: rules.order, floor })
     }
 
-    /// All seven columns, visible then hidden, for these rows; `source` has all columns of the file that the
-    /// controls name, at the indices they name. `deletes[n]` tells the delete half of a split update.
+    /// Of the seven columns, visible then hidden, those that are wanted, for these rows; `source` has all columns of the
+    /// file that the controls name, at the indices they name. `deletes[n]` tells the delete half of a split update.
     ///
     /// # Errors
     /// [`Data`](crate::error::Kind::Data) naming the row.
-    pub fn make(&self, source: &Source<'_>, rows: &Int64Array, deletes: Option<&[bool]>) -> Result<Vec<ArrayRef>> {
+    pub fn make(
+        &self,
+        wanted: WantedColumns,
+        source: &Source<'_>,
+        rows: &Int64Array,
+        deletes: Option<&[bool]>,
+    ) -> Result<[Option<ArrayRef>; CDC_COLUMNS]> {
+        let mut made: [Option<ArrayRef>; CDC_COLUMNS] = Default::default();
         let count = rows.len();
-        let operations = self.operations(source, rows, deletes)?;
-        let times = self.times(source, rows)?;
-        let sequences = self.sequences(source, rows, &times, deletes)?;
-        let id = self.file.id().0;
-        let timestamps = TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC");
-        Ok(vec![
-            operations,
-            Arc::new(timestamps),
-            sequences,
-            Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.file.location, count))),
-            Arc::new(rows.clone()),
-            Arc::new(BinaryArray::from_iter_values(std::iter::repeat_n(id, count))),
-            Arc::new(rows.clone()),
-        ])
+        let [operation, timestamp, sequence, file, row, hidden_file, hidden_row] = wanted.0;
+        if operation {
+            made[0] = Some(self.operations(source, rows, deletes)?);
+        }
+        let times = if timestamp || sequence { self.times(source, rows)? } else { Vec::new() };
+        if sequence {
+            made[2] = Some(self.sequences(source, rows, &times, deletes)?);
+        }
+        if timestamp {
+            made[1] = Some(Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")));
+        }
+        if file {
+            made[3] = Some(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&self.file.location, count))));
+        }
+        made[4] = row.then(|| Arc::new(rows.clone()) as ArrayRef);
+        if hidden_file {
+            let id = self.file.id().0;
+            made[5] = Some(Arc::new(BinaryArray::from_iter_values(std::iter::repeat_n(id, count))));
+        }
+        made[6] = hidden_row.then(|| Arc::new(rows.clone()) as ArrayRef);
+        Ok(made)
     }
 
     fn operations(&self, source: &Source<'_>, rows: &Int64Array, deletes: Option<&[bool]>) -> Result<ArrayRef> {

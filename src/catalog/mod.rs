@@ -11,6 +11,7 @@ pub mod inflate;
 pub mod layout;
 pub mod opened;
 pub mod parquet;
+pub mod row_set;
 pub mod split;
 pub mod table;
 

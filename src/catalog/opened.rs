@@ -1,10 +1,12 @@
 //! A change file whose schema is known and whose rows can be read, whatever its format.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use ::parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use arrow::array::{Int64Array, RecordBatch};
+use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::physical_expr::PhysicalExpr;
 use futures::stream::BoxStream;
@@ -38,6 +40,10 @@ pub struct ReadRequest {
     pub columns: Vec<usize>,
     /// Rows that do not satisfy it may be left out; its columns are those of [`OpenedFile::schema`].
     pub predicate: Option<Arc<dyn PhysicalExpr>>,
+    /// Which row groups; None: all. Only of a file that has some.
+    pub row_groups: Option<Range<usize>>,
+    /// By row number, which rows are wanted; others may be left out. None: all are. Those past its end are not.
+    pub rows: Option<BooleanBuffer>,
     /// Most rows of one record batch.
     pub batch_rows: usize,
 }
@@ -128,6 +134,14 @@ impl OpenedFile {
                 rows.unwrap_or_else(|_| Err(broken_reader())).map_err(|error| error.in_file(&location).in_table(&table))
             })
             .boxed()
+    }
+
+    /// How many row groups it has; 1 where the format knows none.
+    pub fn row_groups(&self) -> usize {
+        match &self.body {
+            Body::Parquet(metadata) => metadata.metadata().num_row_groups(),
+            Body::Csv(_) => 1,
+        }
     }
 
     /// How many rows the file says it has; None where only reading tells.

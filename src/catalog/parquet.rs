@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch, UInt64Array};
+use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::common::Column;
 use datafusion::common::pruning::PruningStatistics;
@@ -13,7 +14,9 @@ use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::scalar::ScalarValue;
 use futures::{Stream, StreamExt, TryStreamExt};
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
-use parquet::arrow::arrow_reader::{ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter};
+use parquet::arrow::arrow_reader::{
+    ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter, RowSelection,
+};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::arrow::{ProjectionMask, RowNumber};
 use parquet::basic::Type as PhysicalType;
@@ -83,14 +86,38 @@ fn start_reader(
     let mut builder = ParquetRecordBatchStreamBuilder::new_with_metadata(content, numbered)
         .with_batch_size(request.batch_rows)
         .with_projection(ProjectionMask::roots(descriptor, request.columns.iter().copied()));
+    let all = metadata.metadata().num_row_groups();
+    let mut groups: Vec<usize> = request.row_groups.clone().unwrap_or(0..all).filter(|group| *group < all).collect();
     if let Some(predicate) = &request.predicate {
-        let keep = surviving_row_groups(metadata, predicate, &schema);
-        builder = builder.with_row_groups(keep);
+        let surviving = surviving_row_groups(metadata, predicate, &schema);
+        groups.retain(|group| surviving.contains(group));
         if let Some(filter) = row_filter(metadata, predicate, &schema) {
             builder = builder.with_row_filter(filter);
         }
     }
-    builder.build()
+    if let Some(rows) = &request.rows {
+        let (kept, selection) = chosen_rows(metadata, rows, &groups);
+        groups = kept;
+        builder = builder.with_row_selection(selection);
+    }
+    builder.with_row_groups(groups).build()
+}
+
+/// Those of the row groups that have wanted rows, and which rows of them are.
+fn chosen_rows(metadata: &ArrowReaderMetadata, rows: &BooleanBuffer, groups: &[usize]) -> (Vec<usize>, RowSelection) {
+    let (mut kept, mut mask, mut first) = (Vec::new(), BooleanBufferBuilder::new(0), 0);
+    for (group, found) in metadata.metadata().row_groups().iter().enumerate() {
+        let count = usize::try_from(found.num_rows()).unwrap_or(0);
+        let there = count.min(rows.len().saturating_sub(first));
+        let wanted = rows.slice(first.min(rows.len()), there);
+        if groups.contains(&group) && wanted.has_true() {
+            kept.push(group);
+            mask.append_buffer(&wanted);
+            mask.append_n(count - there, false);
+        }
+        first += count;
+    }
+    (kept, RowSelection::from_boolean_buffer(mask.finish()))
 }
 
 /// Only decoded rows that satisfy the predicate are decoded in their other columns.

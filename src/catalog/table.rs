@@ -1,9 +1,11 @@
 //! An explicit list of change files as one DataFusion table.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt64Array, new_null_array};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -16,10 +18,14 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::catalog::casts;
-use crate::catalog::cdc::{CdcColumns, CdcRules, ControlColumns, Source, find_column, hidden_fields, visible_fields};
+use crate::catalog::cdc::{
+    CDC_COLUMNS, CdcColumns, CdcRules, ControlColumns, Source, WantedColumns, find_column, hidden_fields,
+    visible_fields,
+};
 use crate::catalog::opened::{OpenedFile, RawRows, ReadRequest};
+use crate::catalog::row_set::{ROW_ID, RowSet, row_id};
 use crate::catalog::split::SplitRules;
+use crate::catalog::{casts, cdc};
 use crate::change::FileKind;
 use crate::change::types::{ColumnType, same_name};
 use crate::error::{Error, Result};
@@ -120,11 +126,14 @@ impl TableShape {
 }
 
 /// Change files of one schema, as a table that can be scanned.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ChangeTable {
     schema: SchemaRef,
     plan: Arc<ScanPlan>,
-    files: Vec<Arc<OpenedFile>>,
+    /// Each with its number among the files of a query; 0 where rows are not numbered.
+    files: Vec<(u32, Arc<OpenedFile>)>,
+    /// The rows that are wanted, known by the time the scan begins. None: all are.
+    chosen: Option<Arc<OnceLock<RowSet>>>,
 }
 
 /// What is the same for all files of the scan.
@@ -133,6 +142,8 @@ struct ScanPlan {
     shape: TableShape,
     rules: ReadRules,
     file_schema: SchemaRef,
+    /// Whether columns are carried past the SQL, and all that a change says of itself is made, wanted or not.
+    hidden: bool,
 }
 
 impl ChangeTable {
@@ -152,8 +163,46 @@ impl ChangeTable {
             let fields = schema.fields().iter().cloned().chain(hidden_fields().map(Arc::new));
             schema = Schema::new(fields.collect::<Vec<_>>());
         }
-        let plan = ScanPlan { shape, rules, file_schema };
-        Ok(Self { schema: Arc::new(schema), plan: Arc::new(plan), files })
+        let plan = ScanPlan { shape, rules, file_schema, hidden };
+        let files = files.into_iter().map(|file| (0, file)).collect();
+        Ok(Self { schema: Arc::new(schema), plan: Arc::new(plan), files, chosen: None })
+    }
+
+    /// Its files.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<OpenedFile>> {
+        self.files.iter().map(|(_, file)| file)
+    }
+
+    /// The same with a last column [`ROW_ID`], its files being numbered so.
+    pub fn numbered(&self, numbers: &[u32]) -> Self {
+        let row_id = Arc::new(Field::new(ROW_ID, DataType::UInt64, false));
+        let fields = self.schema.fields().iter().cloned().chain([row_id]);
+        Self { schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())), ..self.with_numbers(numbers) }
+    }
+
+    /// The same, of these rows alone, its files being numbered so. They must be known when it is scanned.
+    pub fn only(&self, chosen: Arc<OnceLock<RowSet>>, numbers: &[u32]) -> Self {
+        Self { chosen: Some(chosen), ..self.with_numbers(numbers) }
+    }
+
+    /// What is read by itself: the files, or stretches of their row groups where there are few files for so many partitions.
+    fn parts(&self, partitions: usize) -> Vec<Part> {
+        let stretches = if self.files.len() < partitions * 4 { partitions } else { 1 };
+        let of_file = |(number, file): &(u32, Arc<OpenedFile>)| -> Vec<Part> {
+            let (number, file, all) = (*number, Arc::clone(file), file.row_groups());
+            let step = all.div_ceil(stretches).max(1);
+            if step >= all {
+                return vec![Part { number, file, row_groups: None }];
+            }
+            let stretches = (0..all).step_by(step).map(|first| Some(first..(first + step).min(all)));
+            stretches.map(|row_groups| Part { number, file: Arc::clone(&file), row_groups }).collect()
+        };
+        self.files.iter().flat_map(of_file).collect()
+    }
+
+    fn with_numbers(&self, numbers: &[u32]) -> Self {
+        let files = self.files.iter().zip(numbers).map(|((_, file), number)| (*number, Arc::clone(file)));
+        Self { files: files.collect(), ..self.clone() }
     }
 }
 
@@ -187,7 +236,8 @@ impl TableProvider for ChangeTable {
         let wanted: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let schema = Arc::new(self.schema.project(&wanted)?);
         let predicate = self.plan.predicate(state, filters)?;
-        let count = state.config().target_partitions().clamp(1, self.files.len());
+        let parts = self.parts(state.config().target_partitions());
+        let count = state.config().target_partitions().clamp(1, parts.len());
         let partitions: Vec<_> = (0..count)
             .map(|partition| {
                 Arc::new(ScanPartition {
@@ -195,7 +245,8 @@ impl TableProvider for ChangeTable {
                     schema: Arc::clone(&schema),
                     wanted: wanted.clone(),
                     predicate: predicate.clone(),
-                    files: self.files.iter().skip(partition).step_by(count).cloned().collect(),
+                    chosen: self.chosen.clone(),
+                    parts: parts.iter().skip(partition).step_by(count).cloned().collect(),
                 }) as Arc<dyn PartitionStream>
             })
             .collect();
@@ -204,7 +255,21 @@ impl TableProvider for ChangeTable {
     }
 }
 
+/// What comes of each row's number, and of whether it is the delete half of an update.
+fn each_row<'a, T>(
+    rows: &'a Int64Array,
+    deletes: Option<&'a [bool]>,
+    of: impl Fn(u64, bool) -> T + 'a,
+) -> impl Iterator<Item = T> + 'a {
+    (0..rows.len()).map(move |index| of(cdc::row_number(rows, index), deletes.is_some_and(|deletes| deletes[index])))
+}
+
 impl ScanPlan {
+    /// How many columns it makes that the files do not have.
+    fn made_columns(&self) -> usize {
+        if self.hidden { CDC_COLUMNS } else { CDC_COLUMNS - hidden_fields().len() }
+    }
+
     /// A filter may reach the reader if it speaks only of columns as the file has them, and no row of the
     /// file stands for two changes.
     fn may_push(&self, filter: &Expr) -> bool {
@@ -241,14 +306,23 @@ impl ScanPlan {
     }
 }
 
-/// The files of one partition, read one after the other.
+/// A file, or some of its row groups.
+#[derive(Debug, Clone)]
+struct Part {
+    number: u32,
+    file: Arc<OpenedFile>,
+    row_groups: Option<Range<usize>>,
+}
+
+/// What one partition reads, one after the other.
 #[derive(Debug)]
 struct ScanPartition {
     plan: Arc<ScanPlan>,
     schema: SchemaRef,
     wanted: Vec<usize>,
     predicate: Option<Arc<dyn PhysicalExpr>>,
-    files: Vec<Arc<OpenedFile>>,
+    chosen: Option<Arc<OnceLock<RowSet>>>,
+    parts: Vec<Part>,
 }
 
 impl PartitionStream for ScanPartition {
@@ -259,14 +333,15 @@ impl PartitionStream for ScanPartition {
     fn execute(&self, task: Arc<TaskContext>) -> SendableRecordBatchStream {
         let batch_rows = task.session_config().batch_size();
         let parts: Vec<_> = self
-            .files
+            .parts
             .iter()
-            .map(|file| FileScan {
+            .map(|part| FileScan {
                 plan: Arc::clone(&self.plan),
                 schema: Arc::clone(&self.schema),
                 wanted: self.wanted.clone(),
                 predicate: self.predicate.clone(),
-                file: Arc::clone(file),
+                chosen: self.chosen.clone(),
+                part: part.clone(),
             })
             .collect();
         let rows = futures::stream::iter(parts).flat_map(move |part| part.stream(batch_rows));
@@ -281,33 +356,54 @@ struct FileScan {
     schema: SchemaRef,
     wanted: Vec<usize>,
     predicate: Option<Arc<dyn PhysicalExpr>>,
-    file: Arc<OpenedFile>,
+    chosen: Option<Arc<OnceLock<RowSet>>>,
+    part: Part,
 }
 
 impl FileScan {
     fn stream(self, batch_rows: usize) -> futures::stream::BoxStream<'static, Result<RecordBatch>> {
         match self.request(batch_rows) {
             Err(error) => {
-                let error = error.in_file(&self.file.file.location).in_table(&self.file.file.table);
+                let error = error.in_file(&self.part.file.file.location).in_table(&self.part.file.file.table);
                 futures::stream::once(async { Err(error) }).boxed()
             }
             Ok((controls, split, request)) => {
                 let indices = request.columns.clone();
-                let rows = self.file.read(request);
+                let rows = self.part.file.read(request);
                 rows.map(move |raw| {
-                    self.finish(raw?, &indices, controls, split.as_ref())
-                        .map_err(|error| error.in_file(&self.file.file.location).in_table(&self.file.file.table))
+                    self.finish(raw?, &indices, controls, split.as_ref()).map_err(|error| {
+                        error.in_file(&self.part.file.file.location).in_table(&self.part.file.file.table)
+                    })
                 })
                 .boxed()
             }
         }
     }
 
+    /// The rows that are wanted; None: all.
+    fn chosen(&self) -> Result<Option<&RowSet>> {
+        let unknown = || Error::bug("rows are read before it is known which");
+        self.chosen.as_ref().map(|chosen| chosen.get().ok_or_else(unknown)).transpose()
+    }
+
+    /// Which `_cdc_` columns are wanted.
+    fn cdc_columns(&self) -> WantedColumns {
+        if self.plan.hidden {
+            return WantedColumns::ALL;
+        }
+        let (first, made) = (self.plan.shape.columns.len(), self.plan.made_columns());
+        WantedColumns(std::array::from_fn(|index| index < made && self.wanted.contains(&(first + index))))
+    }
+
     /// What to read: the wanted columns and those that the `_cdc_` columns and the split are made from.
     fn request(&self, batch_rows: usize) -> Result<(ControlColumns, Option<SplitRules>, ReadRequest)> {
-        let schema = &self.file.schema;
-        let controls = ControlColumns::find(schema, self.file.file.kind, &self.plan.rules.cdc)?;
+        let schema = &self.part.file.schema;
+        let controls = ControlColumns::find(schema, self.part.file.file.kind, &self.plan.rules.cdc)?;
         let split = SplitRules::find(schema, &self.plan.rules.key, &controls);
+        let controls = controls.only_for(self.cdc_columns());
+        let rows = self.chosen()?.map(|chosen| chosen.rows(self.part.number));
+        // Chosen rows satisfy it.
+        let predicate = self.predicate.clone().filter(|_| rows.is_none());
         let mut columns: Vec<usize> = self
             .wanted
             .iter()
@@ -319,7 +415,8 @@ impl FileScan {
         }
         columns.sort_unstable();
         columns.dedup();
-        Ok((controls, split, ReadRequest { columns, predicate: self.predicate.clone(), batch_rows }))
+        let row_groups = self.part.row_groups.clone();
+        Ok((controls, split, ReadRequest { columns, predicate, row_groups, rows, batch_rows }))
     }
 
     fn finish(
@@ -337,8 +434,10 @@ impl FileScan {
             }
         };
         let source = Source { batch: &batch, indices };
-        let cdc = CdcColumns::new(&self.file.file, controls, &self.plan.rules.cdc)?;
-        let made = cdc.make(&source, &rows, deletes.as_deref())?;
+        let cdc = CdcColumns::new(&self.part.file.file, controls, &self.plan.rules.cdc)?;
+        let mut made = cdc.make(self.cdc_columns(), &source, &rows, deletes.as_deref())?.to_vec();
+        made.truncate(self.plan.made_columns());
+        made.push(self.row_ids(&rows, deletes.as_deref()));
         let columns = self
             .wanted
             .iter()
@@ -346,8 +445,20 @@ impl FileScan {
             .map(|(wanted, field)| self.column(*wanted, field, &source, &made, &rows))
             .collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
-        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
-            .map_err(|cause| Error::bug("a scan's columns do not fit its schema").because(cause))
+        let found = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
+            .map_err(|cause| Error::bug("a scan's columns do not fit its schema").because(cause))?;
+        let Some(chosen) = self.chosen()? else { return Ok(found) };
+        let is_chosen = each_row(&rows, deletes.as_deref(), |row, half| chosen.contains(self.part.number, row, half));
+        let is_chosen = BooleanArray::from(is_chosen.collect::<Vec<_>>());
+        filter_record_batch(&found, &is_chosen).map_err(|cause| Error::bug("rows cannot be chosen").because(cause))
+    }
+
+    /// The rows' own numbers, where the scan has a column for them.
+    fn row_ids(&self, rows: &Int64Array, deletes: Option<&[bool]>) -> Option<ArrayRef> {
+        let index = self.plan.shape.columns.len() + self.plan.made_columns();
+        let ids =
+            || UInt64Array::from_iter_values(each_row(rows, deletes, |row, half| row_id(self.part.number, row, half)));
+        self.wanted.contains(&index).then(|| Arc::new(ids()) as ArrayRef)
     }
 
     fn column(
@@ -355,12 +466,12 @@ impl FileScan {
         wanted: usize,
         field: &Field,
         source: &Source<'_>,
-        made: &[ArrayRef],
-        rows: &arrow::array::Int64Array,
+        made: &[Option<ArrayRef>],
+        rows: &Int64Array,
     ) -> Result<ArrayRef> {
         let own = &self.plan.shape.columns;
         let Some(visible) = own.get(wanted) else {
-            let made = made.get(wanted - own.len()).cloned();
+            let made = made.get(wanted - own.len()).cloned().flatten();
             return made.ok_or_else(|| Error::bug(format!("there is no column {wanted}")));
         };
         let Some(column) = visible.source.and_then(|index| source.column(index)) else {
@@ -370,7 +481,7 @@ impl FileScan {
         casts::override_column(column, to).map_err(|misfit| {
             misfit
                 .error
-                .in_row(crate::catalog::cdc::row_number(rows, misfit.index))
+                .in_row(cdc::row_number(rows, misfit.index))
                 .hint(format!("column `{}` is {to} by schema_override", field.name()))
         })
     }

@@ -3,6 +3,7 @@
 pub mod bind;
 pub mod descriptions;
 pub mod functions;
+mod latest;
 pub mod names;
 pub mod place;
 pub mod planned;

@@ -7,6 +7,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::transform::functions;
+use crate::transform::latest::{LatestPerKey, Settings};
 
 /// A session of its own, on this runtime (memory pool, temporary files).
 ///
@@ -22,8 +23,13 @@ pub fn new(runtime: Arc<RuntimeEnv>, default_schema: &str, partitions: usize) ->
     options.sql_parser.map_string_types_to_utf8view = false;
     options.execution.parquet.schema_force_view_types = false;
     options.execution.time_zone = Some("UTC".into());
-    let state =
-        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
+    options.extensions.insert(Settings::default());
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_optimizer_rule(Arc::new(LatestPerKey))
+        .build();
     let session = SessionContext::new_with_state(state);
     for function in functions::all() {
         session.register_udf(function);

@@ -20,7 +20,7 @@ async fn read(config: &CsvConfig, text: &str) -> Result<(Vec<String>, Vec<i64>, 
     ] {
         let opened = shelf.opener_within(limits).open(shelf.put(path, 1, bytes).await, config).await?;
         let columns = (0..opened.schema.fields().len()).collect();
-        let request = ReadRequest { columns, predicate: None, batch_rows: 2 };
+        let request = ReadRequest { columns, predicate: None, row_groups: None, rows: None, batch_rows: 2 };
         let parts: Vec<_> = opened.read(request).try_collect().await?;
         let names = opened.schema.fields().iter().map(|field| field.name().clone()).collect();
         let numbers = parts.iter().flat_map(|part| part.rows.values().to_vec()).collect();
@@ -100,7 +100,7 @@ async fn what_is_no_csv_of_these_columns_is_a_data_error_and_a_missing_header_th
 async fn text_that_is_not_utf8_is_a_data_error() {
     let shelf = Shelf::default();
     let opened = shelf.open("a.csv", 1, b"a\n\xff\xfe\n".to_vec()).await;
-    let request = ReadRequest { columns: vec![0], predicate: None, batch_rows: 10 };
+    let request = ReadRequest { columns: vec![0], predicate: None, row_groups: None, rows: None, batch_rows: 10 };
     let error = opened.read(request).try_collect::<Vec<_>>().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Data, "{error}");
 }
@@ -110,7 +110,8 @@ async fn columns_come_in_the_order_they_are_asked_for_or_not_at_all() {
     let shelf = Shelf::default();
     let opened = shelf.open("a.csv", 1, b"a,b,c\n1,2,3\n4,5,6\n".to_vec()).await;
     for (columns, expected) in [(vec![2, 0], ["3|1", "6|4"]), (vec![1], ["2", "5"]), (vec![], ["", ""])] {
-        let request = ReadRequest { columns: columns.clone(), predicate: None, batch_rows: 10 };
+        let request =
+            ReadRequest { columns: columns.clone(), predicate: None, row_groups: None, rows: None, batch_rows: 10 };
         let parts: Vec<_> = opened.read(request).try_collect().await.unwrap();
         assert_eq!(
             parts.iter().flat_map(|part| lines(std::slice::from_ref(&part.columns))).collect::<Vec<_>>(),

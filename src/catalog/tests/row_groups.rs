@@ -9,7 +9,7 @@ use crate::config::CsvConfig;
 use crate::error::{Kind, Result};
 
 pub(super) async fn read(file: &OpenedFile, columns: Vec<usize>, batch_rows: usize) -> Result<Vec<RawRows>> {
-    file.read(ReadRequest { columns, predicate: None, batch_rows }).try_collect().await
+    file.read(ReadRequest { columns, predicate: None, row_groups: None, rows: None, batch_rows }).try_collect().await
 }
 
 /// Row numbers, then the columns, as text.

@@ -349,7 +349,7 @@ impl World {
             let ended = tokio::select! {
                 biased;
                 () = life.death() => Ok(false),
-                ended = life.live(run) => ended.unwrap_or(Ok(false)),
+                ended = life.live(Box::pin(run)) => ended.unwrap_or(Ok(false)),
             };
             self.fortunes.lock().unwrap().add(&life);
             life.end();

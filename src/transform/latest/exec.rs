@@ -1,0 +1,251 @@
+//! The two passes as one operator: before the first row goes out, the rows are chosen from keys and order alone.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::SortOptions;
+use arrow::datatypes::UInt64Type;
+use arrow::row::{RowConverter, SortField};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result, exec_datafusion_err, internal_err};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{Distribution, EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, SpillMetrics};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+    ReplaceChildrenOptions, SpillManager,
+};
+use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use tokio::task::JoinSet;
+
+use super::spill::{self, Choosing};
+use crate::catalog::row_set::RowSet;
+
+/// How the columns of the first pass are to be understood: keys, then order, then the row's number.
+#[derive(Debug, Clone)]
+pub(super) struct KeyColumns {
+    /// How many keys there are.
+    pub(super) keys: usize,
+    /// For each column of the order, how it is sorted.
+    pub(super) order: Vec<SortOptions>,
+}
+
+/// The memory that the chosen rows take, for as long as they are read; what went wrong is told to every reader.
+type Chosen = Shared<BoxFuture<'static, std::result::Result<Arc<MemoryReservation>, Arc<DataFusionError>>>>;
+
+/// Reads the rows that are first of their key.
+pub(super) struct LatestPerKeyExec {
+    /// The first pass.
+    keys: Arc<dyn ExecutionPlan>,
+    /// The second, which reads `rows` alone.
+    whole: Arc<dyn ExecutionPlan>,
+    columns: KeyColumns,
+    rows: Arc<OnceLock<RowSet>>,
+    chosen: OnceLock<Chosen>,
+    metrics: ExecutionPlanMetricsSet,
+    properties: Arc<PlanProperties>,
+}
+
+impl LatestPerKeyExec {
+    pub(super) fn new(
+        keys: Arc<dyn ExecutionPlan>,
+        whole: Arc<dyn ExecutionPlan>,
+        columns: KeyColumns,
+        rows: Arc<OnceLock<RowSet>>,
+    ) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(whole.schema()),
+            Partitioning::UnknownPartitioning(whole.output_partitioning().partition_count()),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        let (chosen, metrics, properties) = (OnceLock::new(), ExecutionPlanMetricsSet::new(), Arc::new(properties));
+        Self { keys, whole, columns, rows, chosen, metrics, properties }
+    }
+
+    fn key_columns(&self) -> Vec<Arc<dyn PhysicalExpr>> {
+        let schema = self.keys.schema();
+        let fields = schema.fields().iter().take(self.columns.keys).enumerate();
+        fields.map(|(index, field)| Arc::new(Column::new(field.name(), index)) as Arc<dyn PhysicalExpr>).collect()
+    }
+
+    /// The first pass; it is run once, whichever partition asks first.
+    fn chosen(&self, context: &Arc<TaskContext>) -> Chosen {
+        let begin = || {
+            let first = FirstPass {
+                keys: Arc::clone(&self.keys),
+                columns: self.columns.clone(),
+                context: Arc::clone(context),
+                metrics: self.metrics.clone(),
+            };
+            let rows = Arc::clone(&self.rows);
+            let choose = async move { first.choose(&rows).await.map(Arc::new).map_err(Arc::new) };
+            choose.boxed().shared()
+        };
+        self.chosen.get_or_init(begin).clone()
+    }
+}
+
+/// All that the first pass needs.
+#[derive(Clone)]
+struct FirstPass {
+    keys: Arc<dyn ExecutionPlan>,
+    columns: KeyColumns,
+    context: Arc<TaskContext>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl FirstPass {
+    async fn choose(self, chosen: &OnceLock<RowSet>) -> Result<MemoryReservation> {
+        let rows = Arc::new(Mutex::new(RowSet::default()));
+        let reservation = MemoryConsumer::new("latest per key: rows").register(self.context.memory_pool());
+        let mut running = JoinSet::new();
+        for partition in 0..self.keys.output_partitioning().partition_count() {
+            running.spawn(self.clone().choose_in(partition, Arc::clone(&rows)));
+        }
+        while let Some(ended) = running.join_next().await {
+            ended.map_err(|cause| DataFusionError::External(Box::new(cause)))??;
+        }
+        let rows = std::mem::take(&mut *rows.lock().unwrap_or_else(PoisonError::into_inner));
+        reservation.try_grow(rows.bytes())?;
+        // Run a second time it chooses the same.
+        let _ = chosen.set(rows);
+        Ok(reservation)
+    }
+
+    async fn choose_in(self, partition: usize, rows: Arc<Mutex<RowSet>>) -> Result<()> {
+        let consumer = MemoryConsumer::new(format!("latest per key: keys of partition {partition}"));
+        let reservation = consumer.with_can_spill(true).register(self.context.memory_pool());
+        let spilled = SpillMetrics::new(&self.metrics, partition);
+        let files = SpillManager::new(self.context.runtime_env(), spilled, spill::schema());
+        let mut choosing = Choosing::new(reservation, Arc::new(files));
+        let mut reader = KeyReader::new(&self.columns, &self.keys)?;
+        let mut batches = self.keys.execute(partition, Arc::clone(&self.context))?;
+        while let Some(batch) = batches.next().await {
+            reader.offer_to(&mut choosing, &batch?)?;
+            choosing.keep_within_bounds()?;
+        }
+        let insert = |ids: &[u64]| {
+            let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+            ids.iter().for_each(|id| rows.insert(*id));
+        };
+        let keys = choosing.finish(&insert).await?;
+        MetricBuilder::new(&self.metrics).counter("keys", partition).add(keys);
+        Ok(())
+    }
+}
+
+/// Makes bytes of keys and order that compare as they do.
+struct KeyReader {
+    keys: RowConverter,
+    order: RowConverter,
+    key_count: usize,
+}
+
+impl KeyReader {
+    fn new(columns: &KeyColumns, plan: &Arc<dyn ExecutionPlan>) -> Result<Self> {
+        let schema = plan.schema();
+        let types = || schema.fields().iter().map(|field| field.data_type().clone());
+        let keys = types().take(columns.keys).map(SortField::new).collect();
+        let order = types().skip(columns.keys).zip(&columns.order);
+        let order = order.map(|(data_type, options)| SortField::new_with_options(data_type, *options)).collect();
+        Ok(Self { keys: RowConverter::new(keys)?, order: RowConverter::new(order)?, key_count: columns.keys })
+    }
+
+    fn offer_to(&mut self, choosing: &mut Choosing, batch: &RecordBatch) -> Result<()> {
+        let last = batch.num_columns() - 1;
+        let keys = self.keys.convert_columns(&batch.columns()[..self.key_count])?;
+        let order = self.order.convert_columns(&batch.columns()[self.key_count..last])?;
+        let ids = batch.column(last).as_primitive_opt::<UInt64Type>();
+        let ids = ids.ok_or_else(|| exec_datafusion_err!("rows have no numbers"))?;
+        for (index, (key, order)) in keys.iter().zip(order.iter()).enumerate() {
+            choosing.offer(key.data(), order.data(), ids.value(index));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for LatestPerKeyExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LatestPerKeyExec").field("columns", &self.columns).finish_non_exhaustive()
+    }
+}
+
+impl DisplayAs for LatestPerKeyExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let schema = self.keys.schema();
+        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let (keys, rest) = names.split_at(self.columns.keys);
+        let order = rest.iter().zip(&self.columns.order).map(|(name, options)| format!("{name} {options}"));
+        write!(f, "LatestPerKeyExec: keys=[{}], order=[{}]", keys.join(", "), order.collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl ExecutionPlan for LatestPerKeyExec {
+    fn name(&self) -> &'static str {
+        "LatestPerKeyExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.keys, &self.whole]
+    }
+
+    fn required_input_distribution(&self) -> Vec<Distribution> {
+        vec![Distribution::KeyPartitioned(self.key_columns()), Distribution::UnspecifiedDistribution]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![false, false]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![true, false]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (Some(whole), Some(keys), true) = (children.pop(), children.pop(), children.is_empty()) else {
+            return internal_err!("LatestPerKeyExec has two children");
+        };
+        Ok(Arc::new(Self::new(keys, whole, self.columns.clone(), Arc::clone(&self.rows))))
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let (chosen, whole) = (self.chosen(&context), Arc::clone(&self.whole));
+        let read = async move {
+            let held = chosen.await.map_err(DataFusionError::Shared)?;
+            let rows = whole.execute(partition, context)?;
+            Ok::<_, DataFusionError>(rows.inspect(move |_| _ = &held))
+        };
+        let rows = futures::stream::once(read).try_flatten();
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}

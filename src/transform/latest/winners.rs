@@ -1,0 +1,148 @@
+//! For each key the row that comes first in the order: one hash table over keys as bytes.
+
+use std::hash::BuildHasher;
+
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+/// A key's first row so far: where its key and order stand in the bytes, and its number.
+#[derive(Debug, Clone, Copy)]
+struct Winner {
+    start: usize,
+    key_bytes: u32,
+    order_bytes: u32,
+    id: u64,
+}
+
+impl Winner {
+    fn key<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.start..self.start + self.key_bytes as usize]
+    }
+
+    fn order<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        let start = self.start + self.key_bytes as usize;
+        &bytes[start..start + self.order_bytes as usize]
+    }
+}
+
+/// The first row of each key, among those that were offered.
+#[derive(Debug, Default)]
+pub(super) struct Winners {
+    table: HashTable<u32>,
+    winners: Vec<Winner>,
+    /// Keys and orders of all winners, and of some that were replaced.
+    bytes: Vec<u8>,
+    /// How many bytes are of replaced ones.
+    dead_bytes: usize,
+    hasher: DefaultHashBuilder,
+}
+
+impl Winners {
+    /// None, with room for the keys of another.
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Offers a row: it wins where its order is lower than that of all others of its key, of equal ones where its number
+    /// is.
+    pub(super) fn offer(&mut self, key: &[u8], order: &[u8], id: u64) {
+        let Self { table, winners, bytes, hasher, .. } = self;
+        let found = table.entry(
+            hasher.hash_one(key),
+            |at| winners[*at as usize].key(bytes) == key,
+            |at| hasher.hash_one(winners[*at as usize].key(bytes)),
+        );
+        match found {
+            Entry::Vacant(vacant) => {
+                vacant.insert(count(winners.len()));
+                winners.push(Winner {
+                    start: bytes.len(),
+                    key_bytes: count(key.len()),
+                    order_bytes: count(order.len()),
+                    id,
+                });
+                bytes.extend_from_slice(key);
+                bytes.extend_from_slice(order);
+            }
+            Entry::Occupied(known) => {
+                let at = *known.get() as usize;
+                if (order, id) < (winners[at].order(bytes), winners[at].id) {
+                    self.replace(at, order, id);
+                }
+            }
+        }
+    }
+
+    fn replace(&mut self, at: usize, order: &[u8], id: u64) {
+        let old = self.winners[at];
+        let order_start = old.start + old.key_bytes as usize;
+        self.winners[at].id = id;
+        if order.len() == old.order_bytes as usize {
+            self.bytes[order_start..order_start + order.len()].copy_from_slice(order);
+            return;
+        }
+        let start = self.bytes.len();
+        self.bytes.extend_from_within(old.start..order_start);
+        self.bytes.extend_from_slice(order);
+        self.winners[at] = Winner { start, order_bytes: count(order.len()), id, ..old };
+        self.dead_bytes += (old.key_bytes + old.order_bytes) as usize;
+        if self.dead_bytes > self.bytes.len() / 2 {
+            self.forget_replaced();
+        }
+    }
+
+    fn forget_replaced(&mut self) {
+        let mut bytes = Vec::with_capacity(self.bytes.len() - self.dead_bytes);
+        for winner in &mut self.winners {
+            let start = bytes.len();
+            bytes.extend_from_slice(winner.key(&self.bytes));
+            bytes.extend_from_slice(winner.order(&self.bytes));
+            winner.start = start;
+        }
+        (self.bytes, self.dead_bytes) = (bytes, 0);
+    }
+
+    /// Each key, its row's order, and the row's number.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8], u64)> {
+        self.winners.iter().map(|winner| (winner.key(&self.bytes), winner.order(&self.bytes), winner.id))
+    }
+
+    /// How many bytes of memory it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.table.allocation_size() + self.winners.capacity() * size_of::<Winner>() + self.bytes.capacity()
+    }
+}
+
+/// Lengths of values and counts of keys stay below 4 G: Arrow's own offsets, and memory, see to it.
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::trial::dice::Dice;
+
+    #[test]
+    fn each_key_keeps_its_lowest_order_and_of_equal_ones_the_lowest_number() {
+        for seed in 0..50 {
+            let mut dice = Dice::new(seed);
+            let (mut winners, mut model) = (Winners::new(), BTreeMap::<Vec<u8>, (Vec<u8>, u64)>::new());
+            let text = |dice: &mut Dice, longest| -> Vec<u8> {
+                (0..dice.below(longest)).map(|_| b'a' + u8::try_from(dice.below(3)).unwrap()).collect()
+            };
+            for _ in 0..500 {
+                let (key, order, id) = (text(&mut dice, 4), text(&mut dice, 6), dice.below(100));
+                winners.offer(&key, &order, id);
+                let offered = (order, id);
+                let best = model.entry(key).or_insert_with(|| offered.clone());
+                *best = offered.min(best.clone());
+            }
+            let got: BTreeMap<_, _> =
+                winners.iter().map(|(key, order, id)| (key.to_vec(), (order.to_vec(), id))).collect();
+            assert_eq!(got, model, "seed {seed}");
+        }
+    }
+}
