@@ -2,13 +2,20 @@
 //! messages that a sink would send. Nothing is sent.
 //!
 //! `cargo bench --bench day` prints rows a second, bytes and the process's peak memory. `FRESHET_DAY_FILES` is how many
-//! files of 20,000 rows there are; a day has 2,000.
+//! files of 20,000 rows there are; a day has 2,000. With `FRESHET_PYTHON`, a Python with what
+//! `benches/peers/requirements.txt` names, the same is done with pandas.
 
-#![allow(clippy::expect_used, clippy::print_stdout, reason = "a bench ends where anything fails, and prints")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a bench ends where anything fails, and prints"
+)]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -94,6 +101,25 @@ fn main() {
         rows as f64 / seconds / 1e6,
         sent as f64 / 1e6,
         peak_mib()
+    );
+    if let Ok(python) = std::env::var("FRESHET_PYTHON") {
+        replaced(&python, folder.path(), rows as f64 / seconds);
+    }
+}
+
+/// What freshet replaces, with the same files.
+fn replaced(python: &str, folder: &Path, speed: f64) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/day.py");
+    let output = Command::new(python).arg(script).arg(folder.join("data")).output().expect("Python starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let numbers: Vec<f64> = printed.split_whitespace().map(|number| number.parse().expect("a number")).collect();
+    let [rows, seconds, memory] = numbers[..] else { panic!("Python printed {printed}") };
+    println!(
+        "gunzip, pandas, to_parquet: {rows} rows in {seconds:.2} s, {:.3} million rows a second, peak RSS {memory:.0} MiB of \
+         each process; freshet is {:.1} times as fast",
+        rows / seconds / 1e6,
+        speed / (rows / seconds),
     );
 }
 

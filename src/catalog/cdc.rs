@@ -4,15 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, Int64Array, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BinaryArray, FixedSizeBinaryArray, Int64Array, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondArray, new_empty_array,
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimestampMicrosecondType};
 use chrono::DateTime;
 
 use crate::catalog::casts;
 use crate::change::types::{ColumnType, same_name};
-use crate::change::{self, ChangeFile, FILE_ROWS_MAX, FileKind, Half, SequenceBase, first_sequence};
+use crate::change::{ChangeFile, FILE_ROWS_MAX, FileKind, Half, Sequence, SequenceBase};
 use crate::config::Order;
 use crate::error::{Error, Result, find};
 
@@ -54,16 +54,24 @@ pub fn hidden_fields() -> [Field; 2] {
     [Field::new(HIDDEN_FILE_ID, DataType::Binary, false), Field::new(HIDDEN_ROW, DataType::Int64, false)]
 }
 
-/// How many of both there are.
-pub const CDC_COLUMNS: usize = 7;
+/// The order of changes as bytes that compare as `_cdc_sequence` does.
+pub fn order_field() -> Field {
+    Field::new("__freshet_order", DataType::FixedSizeBinary(ORDER_BYTES), false)
+}
 
-/// Which of them are wanted, visible then hidden.
+const ORDER_BYTES: i32 = 32;
+const _: () = assert!(ORDER_BYTES as usize == Sequence::BYTES);
+
+/// How many columns can be made: both of these, and the order of changes as bytes.
+pub const CDC_COLUMNS: usize = 8;
+
+/// Which of them are wanted: visible, hidden, order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WantedColumns(pub [bool; CDC_COLUMNS]);
 
 impl WantedColumns {
-    /// All of them: what is wrong with any is then found.
-    pub const ALL: Self = Self([true; CDC_COLUMNS]);
+    /// All visible and hidden ones: what is wrong with any is then found.
+    pub const ALL: Self = Self([true, true, true, true, true, true, true, false]);
 }
 
 /// How the changes of a table tell their order and time.
@@ -120,11 +128,11 @@ impl ControlColumns {
 
     /// Those that the wanted columns are made from.
     pub fn only_for(self, wanted: WantedColumns) -> Self {
-        let [operation, timestamp, sequence, ..] = wanted.0;
+        let [operation, timestamp, sequence, .., order] = wanted.0;
         Self {
             operation: self.operation.filter(|_| operation),
-            timestamp: self.timestamp.filter(|_| timestamp || sequence),
-            change_seq: self.change_seq.filter(|_| sequence),
+            timestamp: self.timestamp.filter(|_| timestamp || sequence || order),
+            change_seq: self.change_seq.filter(|_| sequence || order),
         }
     }
 
@@ -147,7 +155,7 @@ pub struct CdcColumns<'a> {
     controls: ControlColumns,
     order: Order,
     /// What comes before it is too late.
-    floor: Option<String>,
+    floor: Option<Sequence>,
 }
 
 impl<'a> CdcColumns<'a> {
@@ -157,11 +165,11 @@ impl<'a> CdcColumns<'a> {
     /// As [`SequenceBase::new`].
     pub fn new(file: &'a ChangeFile, controls: ControlColumns, rules: &CdcRules) -> Result<Self> {
         let base = SequenceBase::new(file, rules.generation)?;
-        let floor = (rules.purged_us > 0).then(|| first_sequence(rules.generation, rules.purged_us));
+        let floor = (rules.purged_us > 0).then(|| Sequence::first(rules.generation, rules.purged_us));
         Ok(Self { file, base, controls, order: rules.order, floor })
     }
 
-    /// Of the seven columns, visible then hidden, those that are wanted, for these rows; `source` has all columns of the
+    /// Of the columns, visible, hidden, then order, those that are wanted, for these rows; `source` has all columns of the
     /// file that the controls name, at the indices they name. `deletes[n]` tells the delete half of a split update.
     ///
     /// # Errors
@@ -175,13 +183,15 @@ impl<'a> CdcColumns<'a> {
     ) -> Result<[Option<ArrayRef>; CDC_COLUMNS]> {
         let mut made: [Option<ArrayRef>; CDC_COLUMNS] = Default::default();
         let count = rows.len();
-        let [operation, timestamp, sequence, file, row, hidden_file, hidden_row] = wanted.0;
+        let [operation, timestamp, sequence, file, row, hidden_file, hidden_row, order] = wanted.0;
         if operation {
             made[0] = Some(self.operations(source, rows, deletes)?);
         }
-        let times = if timestamp || sequence { self.times(source, rows)? } else { Vec::new() };
-        if sequence {
-            made[2] = Some(self.sequences(source, rows, &times, deletes)?);
+        let times = if timestamp || sequence || order { self.times(source, rows)? } else { Vec::new() };
+        if sequence || order {
+            let sequences = self.sequences(source, rows, &times, deletes)?;
+            made[2] = sequence.then(|| as_texts(&sequences)).transpose()?;
+            made[7] = order.then(|| as_bytes(&sequences)).transpose()?;
         }
         if timestamp {
             made[1] = Some(Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")));
@@ -248,12 +258,12 @@ impl<'a> CdcColumns<'a> {
         rows: &Int64Array,
         times: &[i64],
         deletes: Option<&[bool]>,
-    ) -> Result<ArrayRef> {
+    ) -> Result<Vec<Sequence>> {
         let exact = match self.controls.change_seq.and_then(|index| source.column(index)) {
             Some(column) if self.order == Order::Exact && self.file.kind == FileKind::Cdc => Some(as_text(column)?),
             _ => None,
         };
-        let mut out = StringBuilder::with_capacity(rows.len(), rows.len() * 67);
+        let mut out = Vec::with_capacity(rows.len());
         for (index, time) in times.iter().enumerate() {
             let row = row_number(rows, index);
             if row >= FILE_ROWS_MAX {
@@ -267,29 +277,49 @@ impl<'a> CdcColumns<'a> {
                 }
                 Some(_) => return Err(Error::data(format!("{DMS_CHANGE_SEQ} is NULL")).in_row(row)),
             };
-            if self.floor.as_ref().is_some_and(|floor| sequence < *floor) {
-                return Err(self.too_late(&sequence).in_row(row));
+            if self.floor.is_some_and(|floor| sequence < floor) {
+                return Err(self.too_late(sequence).in_row(row));
             }
-            out.append_value(sequence);
+            out.push(sequence);
         }
-        Ok(Arc::new(out.finish()))
+        Ok(out)
     }
 
-    fn too_late(&self, sequence: &str) -> Error {
-        let moment = |sequence: &str| {
-            let us = change::time_of(sequence).and_then(|us| i64::try_from(us).ok());
+    fn too_late(&self, sequence: Sequence) -> Error {
+        let moment = |sequence: Sequence| {
+            let us = i64::try_from(sequence.time_us()).ok();
             us.and_then(DateTime::from_timestamp_micros).map(|at| at.format("%F %T%.f UTC").to_string())
         };
         let what = match self.file.kind {
             FileKind::Load => "a row of the full load".to_owned(),
-            FileKind::Cdc => format!("a change of {}", moment(sequence).unwrap_or_else(|| sequence.to_owned())),
+            FileKind::Cdc => format!("a change of {}", moment(sequence).unwrap_or_else(|| sequence.to_string())),
         };
-        let floor = self.floor.as_deref().and_then(moment).unwrap_or_default();
+        let floor = self.floor.and_then(moment).unwrap_or_default();
         let message = format!("{what} comes too late: what was deleted before {floor} is forgotten by now");
         Error::data(message).because(TooLate).hint(
             "it may be older than a delete of its key. `freshet reload` makes the table level with its source; a longer \
              `late_horizon` keeps tombstones for longer",
         )
+    }
+}
+
+fn as_texts(sequences: &[Sequence]) -> Result<ArrayRef> {
+    let mut texts = StringBuilder::with_capacity(sequences.len(), sequences.len() * Sequence::TEXT_BYTES);
+    let mut text = [0; Sequence::TEXT_BYTES];
+    for sequence in sequences {
+        sequence.write(&mut text);
+        texts.append_value(str::from_utf8(&text).map_err(|cause| Error::bug("digits are no text").because(cause))?);
+    }
+    Ok(Arc::new(texts.finish()))
+}
+
+fn as_bytes(sequences: &[Sequence]) -> Result<ArrayRef> {
+    let bytes = FixedSizeBinaryArray::try_from_iter(sequences.iter().map(|sequence| sequence.to_bytes()));
+    match bytes {
+        Ok(bytes) => Ok(Arc::new(bytes)),
+        // It takes no empty iterator.
+        Err(_) if sequences.is_empty() => Ok(new_empty_array(&order_field().data_type().clone())),
+        Err(cause) => Err(Error::bug("an order has no bytes").because(cause)),
     }
 }
 

@@ -19,7 +19,7 @@ use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::catalog::cdc::{
-    CDC_COLUMNS, CdcColumns, CdcRules, ControlColumns, Source, WantedColumns, find_column, hidden_fields,
+    CDC_COLUMNS, CdcColumns, CdcRules, ControlColumns, Source, WantedColumns, find_column, hidden_fields, order_field,
     visible_fields,
 };
 use crate::catalog::opened::{OpenedFile, RawRows, ReadRequest};
@@ -173,10 +173,10 @@ impl ChangeTable {
         self.files.iter().map(|(_, file)| file)
     }
 
-    /// The same with a last column [`ROW_ID`], its files being numbered so.
+    /// The same with two more columns, the order as bytes and [`ROW_ID`], its files being numbered so.
     pub fn numbered(&self, numbers: &[u32]) -> Self {
-        let row_id = Arc::new(Field::new(ROW_ID, DataType::UInt64, false));
-        let fields = self.schema.fields().iter().cloned().chain([row_id]);
+        let added = [order_field(), Field::new(ROW_ID, DataType::UInt64, false)];
+        let fields = self.schema.fields().iter().cloned().chain(added.map(Arc::new));
         Self { schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())), ..self.with_numbers(numbers) }
     }
 
@@ -267,7 +267,7 @@ fn each_row<'a, T>(
 impl ScanPlan {
     /// How many columns it makes that the files do not have.
     fn made_columns(&self) -> usize {
-        if self.hidden { CDC_COLUMNS } else { CDC_COLUMNS - hidden_fields().len() }
+        if self.hidden { CDC_COLUMNS - 1 } else { CDC_COLUMNS - 1 - hidden_fields().len() }
     }
 
     /// A filter may reach the reader if it speaks only of columns as the file has them, and no row of the
@@ -392,7 +392,10 @@ impl FileScan {
             return WantedColumns::ALL;
         }
         let (first, made) = (self.plan.shape.columns.len(), self.plan.made_columns());
-        WantedColumns(std::array::from_fn(|index| index < made && self.wanted.contains(&(first + index))))
+        // The order comes after those that are always there.
+        let place =
+            |index: usize| if index == CDC_COLUMNS - 1 { Some(made) } else { Some(index).filter(|at| *at < made) };
+        WantedColumns(std::array::from_fn(|index| place(index).is_some_and(|at| self.wanted.contains(&(first + at)))))
     }
 
     /// What to read: the wanted columns and those that the `_cdc_` columns and the split are made from.
@@ -436,8 +439,9 @@ impl FileScan {
         let source = Source { batch: &batch, indices };
         let cdc = CdcColumns::new(&self.part.file.file, controls, &self.plan.rules.cdc)?;
         let mut made = cdc.make(self.cdc_columns(), &source, &rows, deletes.as_deref())?.to_vec();
+        let order = made.pop().flatten();
         made.truncate(self.plan.made_columns());
-        made.push(self.row_ids(&rows, deletes.as_deref()));
+        made.extend([order, self.row_ids(&rows, deletes.as_deref())]);
         let columns = self
             .wanted
             .iter()
@@ -455,7 +459,7 @@ impl FileScan {
 
     /// The rows' own numbers, where the scan has a column for them.
     fn row_ids(&self, rows: &Int64Array, deletes: Option<&[bool]>) -> Option<ArrayRef> {
-        let index = self.plan.shape.columns.len() + self.plan.made_columns();
+        let index = self.plan.shape.columns.len() + self.plan.made_columns() + 1;
         let ids =
             || UInt64Array::from_iter_values(each_row(rows, deletes, |row, half| row_id(self.part.number, row, half)));
         self.wanted.contains(&index).then(|| Arc::new(ids()) as ArrayRef)

@@ -3,12 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::SortOptions;
-use arrow::datatypes::UInt64Type;
-use arrow::row::{RowConverter, SortField};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Result, exec_datafusion_err, internal_err};
+use datafusion::common::{DataFusionError, Result, internal_err};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
@@ -24,17 +20,9 @@ use futures::future::{BoxFuture, Shared};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::task::JoinSet;
 
+use super::keys::{KeyColumns, KeyReader};
 use super::spill::{self, Choosing};
 use crate::catalog::row_set::RowSet;
-
-/// How the columns of the first pass are to be understood: keys, then order, then the row's number.
-#[derive(Debug, Clone)]
-pub(super) struct KeyColumns {
-    /// How many keys there are.
-    pub(super) keys: usize,
-    /// For each column of the order, how it is sorted.
-    pub(super) order: Vec<SortOptions>,
-}
 
 /// The memory that the chosen rows take, for as long as they are read; what went wrong is told to every reader.
 type Chosen = Shared<BoxFuture<'static, std::result::Result<Arc<MemoryReservation>, Arc<DataFusionError>>>>;
@@ -124,12 +112,12 @@ impl FirstPass {
         let reservation = consumer.with_can_spill(true).register(self.context.memory_pool());
         let spilled = SpillMetrics::new(&self.metrics, partition);
         let files = SpillManager::new(self.context.runtime_env(), spilled, spill::schema());
-        let mut choosing = Choosing::new(reservation, Arc::new(files));
-        let mut reader = KeyReader::new(&self.columns, &self.keys)?;
+        let reader = KeyReader::new(&self.columns, &self.keys.schema())?;
+        let mut choosing = Choosing::new(reader.winners(), reservation, Arc::new(files));
         let mut batches = self.keys.execute(partition, Arc::clone(&self.context))?;
         while let Some(batch) = batches.next().await {
-            reader.offer_to(&mut choosing, &batch?)?;
-            choosing.keep_within_bounds()?;
+            let batch = batch?;
+            choosing.choose(|winners| reader.offer(&batch, winners))?;
         }
         let insert = |ids: &[u64]| {
             let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,36 +125,6 @@ impl FirstPass {
         };
         let keys = choosing.finish(&insert).await?;
         MetricBuilder::new(&self.metrics).counter("keys", partition).add(keys);
-        Ok(())
-    }
-}
-
-/// Makes bytes of keys and order that compare as they do.
-struct KeyReader {
-    keys: RowConverter,
-    order: RowConverter,
-    key_count: usize,
-}
-
-impl KeyReader {
-    fn new(columns: &KeyColumns, plan: &Arc<dyn ExecutionPlan>) -> Result<Self> {
-        let schema = plan.schema();
-        let types = || schema.fields().iter().map(|field| field.data_type().clone());
-        let keys = types().take(columns.keys).map(SortField::new).collect();
-        let order = types().skip(columns.keys).zip(&columns.order);
-        let order = order.map(|(data_type, options)| SortField::new_with_options(data_type, *options)).collect();
-        Ok(Self { keys: RowConverter::new(keys)?, order: RowConverter::new(order)?, key_count: columns.keys })
-    }
-
-    fn offer_to(&mut self, choosing: &mut Choosing, batch: &RecordBatch) -> Result<()> {
-        let last = batch.num_columns() - 1;
-        let keys = self.keys.convert_columns(&batch.columns()[..self.key_count])?;
-        let order = self.order.convert_columns(&batch.columns()[self.key_count..last])?;
-        let ids = batch.column(last).as_primitive_opt::<UInt64Type>();
-        let ids = ids.ok_or_else(|| exec_datafusion_err!("rows have no numbers"))?;
-        for (index, (key, order)) in keys.iter().zip(order.iter()).enumerate() {
-            choosing.offer(key.data(), order.data(), ids.value(index));
-        }
         Ok(())
     }
 }

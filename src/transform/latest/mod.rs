@@ -8,12 +8,14 @@ use datafusion::common::config::ConfigExtension;
 use datafusion::common::extensions_options;
 
 mod exec;
+mod keys;
 mod provider;
 mod rule;
 mod spill;
 #[cfg(test)]
 mod tests;
 mod winners;
+mod words;
 
 pub(super) use rule::LatestPerKey;
 

@@ -9,7 +9,8 @@ use datafusion::common::{Column, Result};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
-use super::exec::{KeyColumns, LatestPerKeyExec};
+use super::exec::LatestPerKeyExec;
+use super::keys::KeyColumns;
 use crate::catalog::row_set::RowSet;
 
 /// The rows of a plan that are first of their key.

@@ -19,8 +19,9 @@ use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use super::Settings;
-use super::exec::KeyColumns;
+use super::keys::KeyColumns;
 use super::provider::FirstRows;
+use crate::catalog::cdc::SEQUENCE;
 use crate::catalog::row_set::RowSet;
 use crate::catalog::table::ChangeTable;
 
@@ -148,14 +149,23 @@ impl<'a> Found<'a> {
     /// Keys, order and each row's number.
     fn first_pass(&self) -> Result<LogicalPlan> {
         let input = rebuilt(self.input, &|table| self.provider(table, None), true)?;
-        let id = last_column(&input);
-        let exprs = self.keys.iter().chain(self.order.iter().map(|(expr, _)| *expr)).cloned().chain([id]);
+        let [order, id] = added_columns(&input);
+        // As bytes `_cdc_sequence` need not be made, and is half as long.
+        let as_read = |expr: &Expr| if self.is_sequence(expr) { order.clone() } else { expr.clone() };
+        let orders = self.order.iter().map(|(expr, _)| as_read(expr));
+        let exprs = self.keys.iter().cloned().chain(orders).chain([id]);
         // By names of their own: a column may be both key and order.
         let named = exprs.enumerate().map(|(index, expr)| {
             let name = format!("{index} {}", expr.schema_name());
             expr.alias(name)
         });
         LogicalPlanBuilder::from(input).project(named.collect::<Vec<_>>())?.build()
+    }
+
+    fn is_sequence(&self, expr: &Expr) -> bool {
+        let Expr::Column(column) = expr else { return false };
+        let index = self.input.schema().maybe_index_of_column(column);
+        index.is_some_and(|index| is_sequence(self.input, index))
     }
 
     fn provider(&self, table: &ChangeTable, chosen: Option<&Arc<OnceLock<RowSet>>>) -> Arc<dyn TableProvider> {
@@ -253,7 +263,23 @@ fn numbers(tables: &[&TableScan]) -> Option<BTreeMap<String, u32>> {
     Some(numbers)
 }
 
-/// The plan over other tables; with each row's number as its last column, where the tables have one.
+/// Whether a column of such a plan is the files' `_cdc_sequence`, as it is.
+fn is_sequence(plan: &LogicalPlan, index: usize) -> bool {
+    match plan {
+        LogicalPlan::TableScan(scan) => scan.projected_schema.field(index).name() == SEQUENCE,
+        LogicalPlan::Filter(filter) => is_sequence(&filter.input, index),
+        LogicalPlan::SubqueryAlias(alias) => is_sequence(&alias.input, index),
+        LogicalPlan::Union(union) => union.inputs.iter().all(|input| is_sequence(input, index)),
+        LogicalPlan::Projection(projection) => {
+            let Expr::Column(column) = projection.expr[index].clone().unalias() else { return false };
+            let index = projection.input.schema().maybe_index_of_column(&column);
+            index.is_some_and(|index| is_sequence(&projection.input, index))
+        }
+        _ => false,
+    }
+}
+
+/// The plan over other tables; with the columns that numbered tables have more than others as its last, where they are.
 fn rebuilt(
     plan: &LogicalPlan,
     other: &dyn Fn(&ChangeTable) -> Arc<dyn TableProvider>,
@@ -267,8 +293,8 @@ fn rebuilt(
         }
         LogicalPlan::Projection(projection) => {
             let input = rebuilt(&projection.input, other, numbered)?;
-            let id = numbered.then(|| last_column(&input));
-            let exprs = projection.expr.iter().cloned().chain(id).collect();
+            let added = numbered.then(|| added_columns(&input));
+            let exprs = projection.expr.iter().cloned().chain(added.into_iter().flatten()).collect();
             LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(input))?)
         }
         LogicalPlan::SubqueryAlias(alias) => {
@@ -291,9 +317,9 @@ fn rebuilt_scan(
 ) -> Result<TableScan> {
     let provider = source_as_provider(&scan.source)?;
     let Some(table) = provider.downcast_ref::<ChangeTable>() else { return Ok(scan.clone()) };
-    let id = scan.source.schema().fields().len();
-    let mut projection = scan.projection.clone().unwrap_or_else(|| (0..id).collect());
-    projection.extend(numbered.then_some(id));
+    let known = scan.source.schema().fields().len();
+    let mut projection = scan.projection.clone().unwrap_or_else(|| (0..known).collect());
+    projection.extend(numbered.then_some([known, known + 1]).into_iter().flatten());
     TableScanBuilder::new(scan.table_name.clone(), provider_as_source(other(table)))
         .with_projection(Some(projection))
         .with_filters(scan.filters.clone())
@@ -314,6 +340,8 @@ fn renamed(plan: LogicalPlan, before: &Union) -> Result<LogicalPlan> {
     LogicalPlanBuilder::from(plan).project(columns.collect::<Vec<_>>())?.build()
 }
 
-fn last_column(plan: &LogicalPlan) -> Expr {
-    Expr::Column(Column::from(plan.schema().qualified_field(plan.schema().fields().len() - 1)))
+/// The order as bytes and each row's number: the last two columns of a plan over numbered tables.
+fn added_columns(plan: &LogicalPlan) -> [Expr; 2] {
+    let count = plan.schema().fields().len();
+    [count - 2, count - 1].map(|index| Expr::Column(Column::from(plan.schema().qualified_field(index))))
 }

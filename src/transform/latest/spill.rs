@@ -4,7 +4,9 @@
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BinaryArray, BinaryBuilder, RecordBatch, UInt64Array, UInt64Builder};
+use arrow::array::{
+    ArrayBuilder, ArrayRef, AsArray, BinaryArray, BinaryBuilder, RecordBatch, UInt64Array, UInt64Builder,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use datafusion::common::{Result, exec_datafusion_err};
 use datafusion::execution::SpillFile;
@@ -44,18 +46,18 @@ pub(super) struct Choosing {
 }
 
 impl Choosing {
-    /// Chooses from nothing yet. The files have the [`schema`] above.
-    pub(super) fn new(reservation: MemoryReservation, files: Arc<SpillManager>) -> Self {
-        Self { winners: Winners::new(), reservation, files, parts: Vec::new(), depth: 0 }
+    /// Chooses among no winners yet. The files have the [`schema`] above.
+    pub(super) fn new(winners: Winners, reservation: MemoryReservation, files: Arc<SpillManager>) -> Self {
+        Self { winners, reservation, files, parts: Vec::new(), depth: 0 }
     }
 
-    /// Offers a row.
-    pub(super) fn offer(&mut self, key: &[u8], order: &[u8], id: u64) {
-        self.winners.offer(key, order, id);
+    /// Has rows offered, then makes sure that there is memory for them, or makes room.
+    pub(super) fn choose(&mut self, offer: impl FnOnce(&mut Winners) -> Result<()>) -> Result<()> {
+        offer(&mut self.winners)?;
+        self.keep_within_bounds()
     }
 
-    /// Makes sure that there is memory for what was offered, or makes room.
-    pub(super) fn keep_within_bounds(&mut self) -> Result<()> {
+    fn keep_within_bounds(&mut self) -> Result<()> {
         let bytes = self.winners.memory();
         match self.reservation.try_resize(bytes) {
             Ok(()) => Ok(()),
@@ -66,13 +68,17 @@ impl Choosing {
     }
 
     fn write_out(&mut self) -> Result<()> {
-        let winners = std::mem::take(&mut self.winners);
-        let parts: Vec<usize> = winners.iter().map(|(key, ..)| part_of(key, self.depth)).collect();
+        let none_yet = self.winners.none_yet();
+        let winners = std::mem::replace(&mut self.winners, none_yet);
         self.parts.resize_with(PARTS, Vec::new);
         for (part, files) in self.parts.iter_mut().enumerate() {
-            let of_part = winners.iter().zip(&parts).filter(|(_, other)| **other == part);
-            let batches = batches(of_part.map(|(winner, _)| winner))?;
-            files.extend(self.files.spill_record_batch_and_finish(&batches, "latest per key")?);
+            let mut writing = Writing::default();
+            winners.for_each(|key, order, id| {
+                if part_of(key, self.depth) == part {
+                    writing.push(key, order, id);
+                }
+            });
+            files.extend(self.files.spill_record_batch_and_finish(&writing.finish()?, "latest per key")?);
         }
         drop(winners);
         self.reservation.free();
@@ -83,7 +89,8 @@ impl Choosing {
     pub(super) fn finish<'a>(mut self, give: &'a (dyn Fn(&[u64]) + Send + Sync)) -> BoxFuture<'a, Result<usize>> {
         Box::pin(async move {
             if self.parts.is_empty() {
-                let ids: Vec<u64> = self.winners.iter().map(|(_, _, id)| id).collect();
+                let mut ids = Vec::new();
+                self.winners.for_each(|_, _, id| ids.push(id));
                 give(&ids);
                 return Ok(ids.len());
             }
@@ -98,37 +105,55 @@ impl Choosing {
 
     async fn choose_from(&self, written: Vec<Arc<dyn SpillFile>>) -> Result<Self> {
         let (reservation, files) = (self.reservation.new_empty(), Arc::clone(&self.files));
-        let mut choosing = Self { depth: self.depth + 1, ..Self::new(reservation, files) };
+        let mut choosing = Self { depth: self.depth + 1, ..Self::new(self.winners.none_yet(), reservation, files) };
         for file in written {
             let mut batches = self.files.read_spill_as_stream_unbuffered(file, None)?;
             while let Some(batch) = batches.next().await {
                 let batch = batch?;
                 let (keys, orders, ids) = columns(&batch)?;
-                for index in 0..batch.num_rows() {
-                    choosing.offer(keys.value(index), orders.value(index), ids.value(index));
-                }
-                choosing.keep_within_bounds()?;
+                let mut rows = 0..batch.num_rows();
+                choosing.choose(|winners| {
+                    rows.try_for_each(|index| winners.offer(keys.value(index), orders.value(index), ids.value(index)))
+                })?;
             }
         }
         Ok(choosing)
     }
 }
 
-/// Rows as they are written out.
-fn batches<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8], u64)>) -> Result<Vec<RecordBatch>> {
-    let mut rows = rows.peekable();
-    let mut batches = Vec::new();
-    while rows.peek().is_some() {
-        let (mut keys, mut orders, mut ids) = (BinaryBuilder::new(), BinaryBuilder::new(), UInt64Builder::new());
-        for (key, order, id) in rows.by_ref().take(BATCH_ROWS) {
-            keys.append_value(key);
-            orders.append_value(order);
-            ids.append_value(id);
+/// Rows that are to be written out.
+#[derive(Default)]
+struct Writing {
+    keys: BinaryBuilder,
+    orders: BinaryBuilder,
+    ids: UInt64Builder,
+    batches: Vec<Vec<ArrayRef>>,
+}
+
+impl Writing {
+    fn push(&mut self, key: &[u8], order: &[u8], id: u64) {
+        self.keys.append_value(key);
+        self.orders.append_value(order);
+        self.ids.append_value(id);
+        if self.ids.len() >= BATCH_ROWS {
+            self.end_batch();
         }
-        let columns: Vec<ArrayRef> = vec![Arc::new(keys.finish()), Arc::new(orders.finish()), Arc::new(ids.finish())];
-        batches.push(RecordBatch::try_new(schema(), columns)?);
     }
-    Ok(batches)
+
+    fn end_batch(&mut self) {
+        self.batches.push(vec![
+            Arc::new(self.keys.finish()),
+            Arc::new(self.orders.finish()),
+            Arc::new(self.ids.finish()),
+        ]);
+    }
+
+    fn finish(mut self) -> Result<Vec<RecordBatch>> {
+        if !self.ids.is_empty() {
+            self.end_batch();
+        }
+        self.batches.into_iter().map(|columns| Ok(RecordBatch::try_new(schema(), columns)?)).collect()
+    }
 }
 
 fn columns(batch: &RecordBatch) -> Result<(&BinaryArray, &BinaryArray, &UInt64Array)> {

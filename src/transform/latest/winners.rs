@@ -1,9 +1,58 @@
-//! For each key the row that comes first in the order: one hash table over keys as bytes.
+//! For each key the row that comes first in the order: one hash table, over keys as numbers or as bytes.
 
 use std::hash::BuildHasher;
 
+use datafusion::common::Result;
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
+
+use super::words::WordWinners;
+
+/// The first row of each key, among those that were offered.
+#[derive(Debug)]
+pub(super) enum Winners {
+    /// Keys and orders that are one number each.
+    Words(WordWinners),
+    /// Any others.
+    Bytes(ByteWinners),
+}
+
+impl Winners {
+    /// None yet, of the same kind.
+    pub(super) fn none_yet(&self) -> Self {
+        match self {
+            Self::Words(_) => Self::Words(WordWinners::default()),
+            Self::Bytes(_) => Self::Bytes(ByteWinners::default()),
+        }
+    }
+
+    /// Offers a row of which key and order are as [`for_each`](Self::for_each) gives them.
+    pub(super) fn offer(&mut self, key: &[u8], order: &[u8], id: u64) -> Result<()> {
+        match self {
+            Self::Words(winners) => winners.offer_bytes(key, order, id),
+            Self::Bytes(winners) => {
+                winners.offer(key, order, id);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives each key, its row's order, and the row's number.
+    pub(super) fn for_each(&self, give: impl FnMut(&[u8], &[u8], u64)) {
+        match self {
+            Self::Words(winners) => winners.for_each(give),
+            Self::Bytes(winners) => winners.for_each(give),
+        }
+    }
+
+    /// How many bytes of memory it takes.
+    pub(super) fn memory(&self) -> usize {
+        match self {
+            Self::Words(winners) => winners.memory(),
+            Self::Bytes(winners) => winners.memory(),
+        }
+    }
+}
 
 /// A key's first row so far: where its key and order stand in the bytes, and its number.
 #[derive(Debug, Clone, Copy)]
@@ -25,9 +74,9 @@ impl Winner {
     }
 }
 
-/// The first row of each key, among those that were offered.
+/// The first row of each key, keys and orders being bytes that compare as they do.
 #[derive(Debug, Default)]
-pub(super) struct Winners {
+pub(super) struct ByteWinners {
     table: HashTable<u32>,
     winners: Vec<Winner>,
     /// Keys and orders of all winners, and of some that were replaced.
@@ -37,12 +86,7 @@ pub(super) struct Winners {
     hasher: DefaultHashBuilder,
 }
 
-impl Winners {
-    /// None, with room for the keys of another.
-    pub(super) fn new() -> Self {
-        Self::default()
-    }
-
+impl ByteWinners {
     /// Offers a row: it wins where its order is lower than that of all others of its key, of equal ones where its number
     /// is.
     pub(super) fn offer(&mut self, key: &[u8], order: &[u8], id: u64) {
@@ -102,13 +146,11 @@ impl Winners {
         (self.bytes, self.dead_bytes) = (bytes, 0);
     }
 
-    /// Each key, its row's order, and the row's number.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8], u64)> {
-        self.winners.iter().map(|winner| (winner.key(&self.bytes), winner.order(&self.bytes), winner.id))
+    fn for_each(&self, mut give: impl FnMut(&[u8], &[u8], u64)) {
+        self.winners.iter().for_each(|winner| give(winner.key(&self.bytes), winner.order(&self.bytes), winner.id));
     }
 
-    /// How many bytes of memory it takes.
-    pub(super) fn memory(&self) -> usize {
+    fn memory(&self) -> usize {
         self.table.allocation_size() + self.winners.capacity() * size_of::<Winner>() + self.bytes.capacity()
     }
 }
@@ -125,24 +167,42 @@ mod tests {
     use super::*;
     use crate::trial::dice::Dice;
 
+    /// Offers rows of random bytes, and compares with a model.
+    fn keeps_the_first(
+        mut winners: Winners,
+        seed: u64,
+        key: impl Fn(&mut Dice) -> Vec<u8>,
+        order: impl Fn(&mut Dice) -> Vec<u8>,
+    ) {
+        let mut dice = Dice::new(seed);
+        let mut model = BTreeMap::<Vec<u8>, (Vec<u8>, u64)>::new();
+        for _ in 0..500 {
+            let (key, order, id) = (key(&mut dice), order(&mut dice), dice.below(100));
+            winners.offer(&key, &order, id).unwrap();
+            let offered = (order, id);
+            let best = model.entry(key).or_insert_with(|| offered.clone());
+            *best = offered.min(best.clone());
+        }
+        let mut got = BTreeMap::new();
+        winners.for_each(|key, order, id| {
+            assert!(got.insert(key.to_vec(), (order.to_vec(), id)).is_none(), "seed {seed}: {key:?} twice");
+        });
+        assert_eq!(got, model, "seed {seed}");
+    }
+
     #[test]
     fn each_key_keeps_its_lowest_order_and_of_equal_ones_the_lowest_number() {
+        let text = |dice: &mut Dice, longest| -> Vec<u8> {
+            (0..dice.below(longest)).map(|_| b'a' + u8::try_from(dice.below(3)).unwrap()).collect()
+        };
+        let number = |dice: &mut Dice| match dice.below(50) {
+            0 => Vec::new(),
+            number => (number << 40).to_be_bytes().to_vec(),
+        };
+        let place = |dice: &mut Dice| (u128::from(dice.below(30)) << 60).to_be_bytes().to_vec();
         for seed in 0..50 {
-            let mut dice = Dice::new(seed);
-            let (mut winners, mut model) = (Winners::new(), BTreeMap::<Vec<u8>, (Vec<u8>, u64)>::new());
-            let text = |dice: &mut Dice, longest| -> Vec<u8> {
-                (0..dice.below(longest)).map(|_| b'a' + u8::try_from(dice.below(3)).unwrap()).collect()
-            };
-            for _ in 0..500 {
-                let (key, order, id) = (text(&mut dice, 4), text(&mut dice, 6), dice.below(100));
-                winners.offer(&key, &order, id);
-                let offered = (order, id);
-                let best = model.entry(key).or_insert_with(|| offered.clone());
-                *best = offered.min(best.clone());
-            }
-            let got: BTreeMap<_, _> =
-                winners.iter().map(|(key, order, id)| (key.to_vec(), (order.to_vec(), id))).collect();
-            assert_eq!(got, model, "seed {seed}");
+            keeps_the_first(Winners::Bytes(ByteWinners::default()), seed, |dice| text(dice, 4), |dice| text(dice, 6));
+            keeps_the_first(Winners::Words(WordWinners::default()), seed, number, place);
         }
     }
 }

@@ -39,7 +39,7 @@ async fn random_files(dice: &mut Dice) -> Given {
         let base = SequenceBase::new(&file.file, 1).unwrap();
         for (row, id) in ids.iter().enumerate() {
             let time_us = u64::try_from(time * 1_000).unwrap();
-            let sequence = base.best_effort(time_us, row as u64, Half::Whole);
+            let sequence = base.best_effort(time_us, row as u64, Half::Whole).to_string();
             let change = (*id, operations[row].to_owned(), names[row].map(str::to_uppercase));
             given.changes.insert(sequence, (file.file.id(), i64::try_from(row).unwrap(), change));
         }

@@ -1,0 +1,108 @@
+//! Keys and orders of one number each: compared as they are, and kept in the hash table itself.
+
+use std::hash::BuildHasher;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::{SortOptions, cast};
+use arrow::datatypes::{DataType, Int64Type, UInt64Type};
+use datafusion::common::{Result, exec_datafusion_err};
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+/// Whether values of a type are numbers of 64 bits.
+pub(super) fn is_word(data_type: &DataType) -> bool {
+    data_type.is_integer()
+        || matches!(
+            data_type,
+            DataType::Date32
+                | DataType::Date64
+                | DataType::Timestamp(..)
+                | DataType::Time32(_)
+                | DataType::Time64(_)
+                | DataType::Duration(_)
+        )
+}
+
+/// The values as numbers that compare as they do; None for NULL.
+pub(super) fn words(column: &ArrayRef) -> Result<Vec<Option<u64>>> {
+    if let Some(numbers) = column.as_primitive_opt::<UInt64Type>() {
+        return Ok(numbers.iter().collect());
+    }
+    let cast = cast(column, &DataType::Int64)?;
+    let numbers = cast.as_primitive_opt::<Int64Type>();
+    let numbers = numbers.ok_or_else(|| exec_datafusion_err!("{} is no number", column.data_type()))?;
+    Ok(numbers.iter().map(|number| number.map(|number| number.cast_unsigned() ^ (1 << 63))).collect())
+}
+
+/// A value's place in an order: lower ones come first.
+pub(super) fn place(word: Option<u64>, options: SortOptions) -> u128 {
+    match word {
+        None if options.nulls_first => 0,
+        None => 2 << 64,
+        Some(word) if options.descending => 1 << 64 | u128::from(!word),
+        Some(word) => 1 << 64 | u128::from(word),
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Winner {
+    key: u64,
+    order: u128,
+    id: u64,
+}
+
+/// The first row of each key, among those that were offered.
+#[derive(Debug, Default)]
+pub(super) struct WordWinners {
+    table: HashTable<Winner>,
+    /// That of the key NULL.
+    of_null: Option<(u128, u64)>,
+    hasher: DefaultHashBuilder,
+}
+
+impl WordWinners {
+    /// Offers a row, as [`ByteWinners::offer`](super::winners::ByteWinners::offer) does.
+    pub(super) fn offer(&mut self, key: Option<u64>, order: u128, id: u64) {
+        let Some(key) = key else {
+            self.of_null = Some(self.of_null.map_or((order, id), |known| known.min((order, id))));
+            return;
+        };
+        let Self { table, hasher, .. } = self;
+        match table.entry(hasher.hash_one(key), |known| known.key == key, |known| hasher.hash_one(known.key)) {
+            Entry::Vacant(vacant) => _ = vacant.insert(Winner { key, order, id }),
+            Entry::Occupied(mut known) => {
+                let known = known.get_mut();
+                (known.order, known.id) = (known.order, known.id).min((order, id));
+            }
+        }
+    }
+
+    /// The same, of key and order as [`for_each`](Self::for_each) gives them.
+    pub(super) fn offer_bytes(&mut self, key: &[u8], order: &[u8], id: u64) -> Result<()> {
+        let key = match key {
+            [] => None,
+            key => Some(u64::from_be_bytes(whole(key)?)),
+        };
+        self.offer(key, u128::from_be_bytes(whole(order)?), id);
+        Ok(())
+    }
+
+    /// Gives each key, its row's order, and the row's number.
+    pub(super) fn for_each(&self, mut give: impl FnMut(&[u8], &[u8], u64)) {
+        for winner in &self.table {
+            give(&winner.key.to_be_bytes(), &winner.order.to_be_bytes(), winner.id);
+        }
+        if let Some((order, id)) = self.of_null {
+            give(&[], &order.to_be_bytes(), id);
+        }
+    }
+
+    /// How many bytes of memory it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.table.allocation_size()
+    }
+}
+
+fn whole<const N: usize>(bytes: &[u8]) -> Result<[u8; N]> {
+    bytes.try_into().map_err(|_| exec_datafusion_err!("a key or order has {} bytes instead of {N}", bytes.len()))
+}
