@@ -90,7 +90,8 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<Ended> {
         return Ok(if building.carry(&reload).await?.is_whole { Ended::Fine } else { Ended::Troubled });
     }
     let mut may_be_empty = args.empty;
-    if let Some(tasks) = tasks {
+    let is_decided = pipeline.is_decided(&table, &reload).await?;
+    if let Some(tasks) = tasks.filter(|_| !is_decided) {
         let Some(rows) = building.loaded(&tasks, &reload).await? else { return Ok(Ended::Troubled) };
         may_be_empty |= rows == 0;
     }

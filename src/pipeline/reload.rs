@@ -51,6 +51,15 @@ impl Pipeline {
         Ok(self.open_table(Lane::Present, table).await?.ledger().state().reload().cloned())
     }
 
+    /// Whether it is decided that a generation takes the table's place: from then on nothing is asked, only finished.
+    ///
+    /// # Errors
+    /// [`User`](crate::error::Kind::User) where its chain is damaged.
+    pub async fn is_decided(&self, table: &TableName, reload: &Reload) -> Result<bool> {
+        let built = self.open_table(Lane::Reload(reload.clone()), table).await?;
+        Ok(built.ledger.state().is_closed() && !built.ledger.state().is_abandoned())
+    }
+
     /// Makes the generation that is being built the present one; `carry` carries every file that is there into it, and
     /// tells whether all could be. May be repeated, and goes on where it was broken off.
     ///

@@ -1,5 +1,6 @@
 //! Runs the program under test and keeps what it said.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
 
@@ -24,6 +25,11 @@ pub(crate) fn command(folder: &Path, arguments: &[&str]) -> Command {
 /// The number that the environment asks for by this name, for runs by hand; else this one.
 pub(crate) fn number_asked_for(name: &str, otherwise: usize) -> usize {
     std::env::var(name).map_or(otherwise, |asked| asked.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
+}
+
+/// Tells a figure where CI's log shows it: what a test prints as usual is kept back where it passes.
+pub(crate) fn tell_figure(figure: &str) {
+    std::io::stdout().write_all(format!("{figure}\n").as_bytes()).unwrap();
 }
 
 /// Runs it in `folder` to its end.

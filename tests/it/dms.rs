@@ -1,9 +1,11 @@
 //! A reload that waits until DMS's own statistics say that the load is whole.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
 
 use freshet::clock::SystemClock;
+use freshet::trial::failpoint;
 use serde_json::{Value, json};
 
 use crate::binary::command;
@@ -57,6 +59,10 @@ impl Loading {
     }
 
     fn reload(&self) -> Run {
+        Run::of(&mut self.command(), "freshet reload shop.orders --wait".into())
+    }
+
+    fn command(&self) -> Command {
         let endpoint = format!("http://127.0.0.1:{}", self.port);
         let mut reload: Command = command(self.stage.scene.folder(), &["reload", "shop.orders", "--wait"]);
         reload.env("AWS_ENDPOINT_URL_DATABASE_MIGRATION_SERVICE", endpoint).envs([
@@ -64,7 +70,7 @@ impl Loading {
             ("AWS_SECRET_ACCESS_KEY", SECRET),
             ("AWS_REGION", "us-east-1"),
         ]);
-        Run::of(&mut reload, "freshet reload shop.orders --wait".into())
+        reload
     }
 }
 
@@ -91,4 +97,15 @@ fn a_load_that_dms_gives_up_switches_nothing() {
     loading.write(&json!([]));
     loading.reload().end().exits(1).tells(&["none of the DMS tasks", "--complete"]);
     loading.stage.expect_present();
+}
+
+#[test]
+fn a_reload_killed_in_its_switch_is_finished_without_asking_dms_again() {
+    let loading = Loading::new();
+    loading.says("Table completed", 3);
+    let killed = loading.command().env(failpoint::VARIABLE, "reload_closed:KILL").output().unwrap();
+    assert_eq!(killed.status.signal(), Some(9), "{}", String::from_utf8_lossy(&killed.stderr));
+    loading.write(&json!("AccessDeniedException"));
+    loading.reload().end().exits(0).says(&["switched to generation 2"]);
+    assert_eq!(loading.stage.final_rows(), reload::reloaded());
 }

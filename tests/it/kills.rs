@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use freshet::trial::failpoint::{self, Failpoint};
 
-use crate::binary::{self, Ended, Running, number_asked_for};
+use crate::binary::{self, Ended, Running, number_asked_for, tell_figure};
 use crate::change_files::{Change, parquet};
 use crate::scene::Scene;
 use crate::strict_bigquery::{Options, StrictBigQuery};
@@ -180,6 +180,12 @@ fn parsed((id, amount): (&str, &str)) -> (i64, i64) {
     (id.parse().unwrap(), amount.parse().unwrap())
 }
 
+/// Tells of kills that changed nothing.
+pub(crate) fn tell_kills(sink: &str, rounds: usize, failpoints: usize) {
+    let kills = rounds * failpoints;
+    tell_figure(&format!("{sink}: killed {kills} times, {rounds} at each of {failpoints} failpoints: differences 0"));
+}
+
 /// Kills runs at the failpoint, the first on an empty sink, the next on one that has half of the changes already.
 fn kill_at(place: Place, failpoint: Failpoint, round: usize) {
     let what = format!("killed at {}, round {round}", failpoint.name());
@@ -200,19 +206,23 @@ fn kill_at(place: Place, failpoint: Failpoint, round: usize) {
 
 #[test]
 fn killed_between_any_two_steps_delta_has_each_change_once() {
-    for round in 0..number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS) {
+    let rounds = number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS);
+    for round in 0..rounds {
         failpoint::of_a_run().for_each(|failpoint| kill_at(Place::Delta, failpoint, round));
     }
+    tell_kills("Delta Lake", rounds, failpoint::of_a_run().count());
 }
 
 #[tokio::test]
 async fn killed_between_any_two_steps_bigquery_has_each_change_once() {
-    for round in 0..number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS) {
+    let rounds = number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS);
+    for round in 0..rounds {
         for failpoint in failpoint::of_a_run() {
             let bigquery = StrictBigQuery::start(Options::default()).await;
             kill_at(Place::BigQuery(bigquery), failpoint, round);
         }
     }
+    tell_kills("BigQuery", rounds, failpoint::of_a_run().count());
 }
 
 /// Whether a process stands still.

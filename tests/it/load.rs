@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::binary::number_asked_for;
+use crate::binary::{number_asked_for, tell_figure};
 use crate::change_files::{gzipped, parquet};
 use crate::daemon::{self, Daemon};
 use crate::ministack::{Messages, Ministack, Queue};
@@ -95,7 +95,7 @@ async fn seventy_tables_share_the_daemon_and_the_busiest_starves_none() {
     .await;
     assert!(is_done, "the queue is never empty\n{}", daemon::log(&scene));
     let (half, most) = (half.unwrap(), daemon.memory_most());
-    println!("{files} files, at most {} MiB, of which {} MiB in the first half", most >> 20, half >> 20);
+    tell_figure(&format!("{files} files, at most {} MiB, of which {} MiB in the first half", most >> 20, half >> 20));
     for table in 0..TABLES {
         let expected = (0..files).filter(|file| table_of(*file) == table).count() as u64 * 10;
         assert_eq!(bigquery.row_count(&format!("load.{}_changes", name(table))), expected, "table {table}");

@@ -3,7 +3,7 @@
 use freshet::trial::failpoint::{self, Failpoint};
 
 use crate::binary::{freshet, number_asked_for};
-use crate::kills::{Place, Stage, rows};
+use crate::kills::{Place, Stage, rows, tell_kills};
 use crate::strict_bigquery::{Options, StrictBigQuery};
 
 /// How often each failpoint is tried at each sink; `FRESHET_KILL_ROUNDS` asks for another number than CI's.
@@ -118,16 +118,20 @@ async fn who_was_overtaken_in_a_purge_of_bigquery_tables_does_no_harm() {
 
 #[test]
 fn a_purge_of_delta_tables_that_was_killed_is_ended_by_the_next_run() {
-    for _ in 0..number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS) {
+    let rounds = number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS);
+    for _ in 0..rounds {
         failpoint::OF_A_PURGE.into_iter().for_each(|failpoint| killed_at(Place::Delta, failpoint));
     }
+    tell_kills("Delta Lake, a purge", rounds, failpoint::OF_A_PURGE.len());
 }
 
 #[tokio::test]
 async fn a_purge_of_bigquery_tables_that_was_killed_is_ended_by_the_next_run() {
-    for _ in 0..number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS) {
+    let rounds = number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS);
+    for _ in 0..rounds {
         for failpoint in failpoint::OF_A_PURGE {
             killed_at(Place::BigQuery(StrictBigQuery::start(Options::default()).await), failpoint);
         }
     }
+    tell_kills("BigQuery, a purge", rounds, failpoint::OF_A_PURGE.len());
 }

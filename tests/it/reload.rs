@@ -7,7 +7,7 @@ use freshet::trial::failpoint::{self, Failpoint};
 
 use crate::binary::{Ended, freshet, number_asked_for};
 use crate::change_files::{Change, columns, parquet, parquet_of, texts};
-use crate::kills::{Place, Stage, rows};
+use crate::kills::{Place, Stage, rows, tell_kills};
 use crate::strict_bigquery::{Options, StrictBigQuery};
 
 /// How often each failpoint is tried at each sink; `FRESHET_KILL_ROUNDS` asks for another number than CI's.
@@ -112,19 +112,23 @@ fn killed_at(place: Place, failpoint: Failpoint) {
 
 #[test]
 fn a_switch_of_delta_tables_that_was_killed_is_finished_by_the_same_command() {
-    for _ in 0..number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS) {
+    let rounds = number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS);
+    for _ in 0..rounds {
         failpoint::OF_A_RELOAD.into_iter().for_each(|failpoint| killed_at(Place::Delta, failpoint));
     }
+    tell_kills("Delta Lake, a reload", rounds, failpoint::OF_A_RELOAD.len());
 }
 
 #[tokio::test]
 async fn a_switch_of_bigquery_tables_that_was_killed_is_finished_by_the_same_command() {
-    for _ in 0..number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS) {
+    let rounds = number_asked_for("FRESHET_KILL_ROUNDS", ROUNDS);
+    for _ in 0..rounds {
         for failpoint in failpoint::OF_A_RELOAD {
             let bigquery = StrictBigQuery::start(Options::default()).await;
             killed_at(Place::BigQuery(bigquery), failpoint);
         }
     }
+    tell_kills("BigQuery, a reload", rounds, failpoint::OF_A_RELOAD.len());
 }
 
 #[test]
