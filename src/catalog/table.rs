@@ -142,7 +142,7 @@ struct ScanPlan {
     shape: TableShape,
     rules: ReadRules,
     file_schema: SchemaRef,
-    /// Whether columns are carried past the SQL, and all that a change says of itself is made, wanted or not.
+    /// Whether columns are carried past the SQL, so that all that a change says of itself is made, wanted or not.
     hidden: bool,
 }
 
@@ -173,6 +173,11 @@ impl ChangeTable {
         self.files.iter().map(|(_, file)| file)
     }
 
+    /// Whether columns are carried past the SQL.
+    pub fn is_hidden(&self) -> bool {
+        self.plan.hidden
+    }
+
     /// The same with two more columns, the order as bytes and [`ROW_ID`], its files being numbered so.
     pub fn numbered(&self, numbers: &[u32]) -> Self {
         let added = [order_field(), Field::new(ROW_ID, DataType::UInt64, false)];
@@ -186,8 +191,10 @@ impl ChangeTable {
     }
 
     /// What is read by itself: the files, or stretches of their row groups where there are few files for so many partitions.
+    /// Where columns are carried past the SQL only files: of several errors in one its first row's is to be found.
     fn parts(&self, partitions: usize) -> Vec<Part> {
-        let stretches = if self.files.len() < partitions * 4 { partitions } else { 1 };
+        let is_few = !self.plan.hidden && self.files.len() < partitions * 4;
+        let stretches = if is_few { partitions } else { 1 };
         let of_file = |(number, file): &(u32, Arc<OpenedFile>)| -> Vec<Part> {
             let (number, file, all) = (*number, Arc::clone(file), file.row_groups());
             let step = all.div_ceil(stretches).max(1);

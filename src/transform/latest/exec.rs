@@ -1,6 +1,7 @@
 //! The two passes as one operator: before the first row goes out, the rows are chosen from keys and order alone.
 
 use std::fmt;
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -91,23 +92,27 @@ struct FirstPass {
 
 impl FirstPass {
     async fn choose(self, chosen: &OnceLock<RowSet>) -> Result<MemoryReservation> {
-        let rows = Arc::new(Mutex::new(RowSet::default()));
         let reservation = MemoryConsumer::new("latest per key: rows").register(self.context.memory_pool());
+        let rows = Arc::new(Mutex::new((RowSet::default(), reservation)));
         let mut running = JoinSet::new();
         for partition in 0..self.keys.output_partitioning().partition_count() {
             running.spawn(self.clone().choose_in(partition, Arc::clone(&rows)));
         }
         while let Some(ended) = running.join_next().await {
-            ended.map_err(|cause| DataFusionError::External(Box::new(cause)))??;
+            match ended {
+                Ok(ended) => ended?,
+                Err(cause) if cause.is_panic() => resume_unwind(cause.into_panic()),
+                Err(cause) => return Err(DataFusionError::External(Box::new(cause))),
+            }
         }
-        let rows = std::mem::take(&mut *rows.lock().unwrap_or_else(PoisonError::into_inner));
-        reservation.try_grow(rows.bytes())?;
-        // Run a second time it chooses the same.
-        let _ = chosen.set(rows);
+        let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let (set, reservation) = (std::mem::take(&mut rows.0), rows.1.take());
+        // The same plan run a second time chooses the same.
+        let _ = chosen.set(set);
         Ok(reservation)
     }
 
-    async fn choose_in(self, partition: usize, rows: Arc<Mutex<RowSet>>) -> Result<()> {
+    async fn choose_in(self, partition: usize, rows: Arc<Mutex<(RowSet, MemoryReservation)>>) -> Result<()> {
         let consumer = MemoryConsumer::new(format!("latest per key: keys of partition {partition}"));
         let reservation = consumer.with_can_spill(true).register(self.context.memory_pool());
         let spilled = SpillMetrics::new(&self.metrics, partition);
@@ -120,8 +125,9 @@ impl FirstPass {
             choosing.choose(|winners| reader.offer(&batch, winners))?;
         }
         let insert = |ids: &[u64]| {
-            let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+            let (rows, reservation) = &mut *rows.lock().unwrap_or_else(PoisonError::into_inner);
             ids.iter().for_each(|id| rows.insert(*id));
+            reservation.try_resize(rows.bytes())
         };
         let keys = choosing.finish(&insert).await?;
         MetricBuilder::new(&self.metrics).counter("keys", partition).add(keys);

@@ -8,6 +8,7 @@ use datafusion::common::config::ConfigExtension;
 use datafusion::common::extensions_options;
 
 mod exec;
+mod input;
 mod keys;
 mod provider;
 mod rule;

@@ -1,5 +1,6 @@
 //! What a plan reads in the place of the rows that it would have sorted: those that are first of their key.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::SchemaRef;
@@ -10,8 +11,12 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableType}
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::exec::LatestPerKeyExec;
+use super::input::rebuilt;
 use super::keys::KeyColumns;
-use crate::catalog::row_set::RowSet;
+use crate::catalog::table::ChangeTable;
+
+/// Each file's number, by its location: in the order of locations.
+pub(super) type FileNumbers = BTreeMap<String, u32>;
 
 /// The rows of a plan that are first of their key.
 #[derive(Debug)]
@@ -19,10 +24,15 @@ pub(super) struct FirstRows {
     /// The first pass: keys, order, and the rows' numbers.
     pub(super) keys: LogicalPlan,
     pub(super) columns: KeyColumns,
-    /// The second, which reads the chosen rows alone.
-    pub(super) whole: LogicalPlan,
-    pub(super) chosen: Arc<OnceLock<RowSet>>,
+    /// All rows, of which the second pass reads those that were chosen.
+    pub(super) all: LogicalPlan,
+    pub(super) numbers: FileNumbers,
     pub(super) schema: SchemaRef,
+}
+
+/// The numbers of a table's files.
+pub(super) fn numbers_of(table: &ChangeTable, numbers: &FileNumbers) -> Vec<u32> {
+    table.files().map(|file| numbers.get(&file.file.location).copied().unwrap_or(u32::MAX)).collect()
 }
 
 #[async_trait]
@@ -42,7 +52,10 @@ impl TableProvider for FirstRows {
         _: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let mut whole = self.whole.clone();
+        // A plan may be kept and run again: each time other rows may be chosen.
+        let chosen = Arc::new(OnceLock::new());
+        let only = |table: &ChangeTable| table.only(Arc::clone(&chosen), &numbers_of(table, &self.numbers));
+        let mut whole = rebuilt(&self.all, &only, false)?;
         if let Some(projection) = projection {
             let schema = Arc::clone(whole.schema());
             let wanted = projection.iter().map(|index| Expr::Column(Column::from(schema.qualified_field(*index))));
@@ -50,6 +63,6 @@ impl TableProvider for FirstRows {
         }
         let keys = state.create_physical_plan(&self.keys).await?;
         let whole = state.create_physical_plan(&whole).await?;
-        Ok(Arc::new(LatestPerKeyExec::new(keys, whole, self.columns.clone(), Arc::clone(&self.chosen))))
+        Ok(Arc::new(LatestPerKeyExec::new(keys, whole, self.columns.clone(), chosen)))
     }
 }

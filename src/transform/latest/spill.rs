@@ -4,9 +4,7 @@
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayBuilder, ArrayRef, AsArray, BinaryArray, BinaryBuilder, RecordBatch, UInt64Array, UInt64Builder,
-};
+use arrow::array::{ArrayBuilder, AsArray, BinaryArray, BinaryBuilder, RecordBatch, UInt64Array, UInt64Builder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use datafusion::common::{Result, exec_datafusion_err};
 use datafusion::execution::SpillFile;
@@ -25,6 +23,9 @@ const PARTS: usize = 16;
 const DEPTH_MAX: u32 = 15;
 /// Rows of a batch that is written out.
 const BATCH_ROWS: usize = 8_192;
+
+/// Takes the numbers of rows.
+pub(super) type Taking<'a> = dyn Fn(&[u64]) -> Result<()> + Send + Sync + 'a;
 
 /// Keys, orders and numbers as they are written out.
 pub(super) fn schema() -> SchemaRef {
@@ -70,29 +71,35 @@ impl Choosing {
     fn write_out(&mut self) -> Result<()> {
         let none_yet = self.winners.none_yet();
         let winners = std::mem::replace(&mut self.winners, none_yet);
+        let files = (0..PARTS).map(|_| self.files.create_in_progress_file("latest per key"));
+        let mut files = files.collect::<Result<Vec<_>>>()?;
+        let mut rows: Vec<Rows> = (0..PARTS).map(|_| Rows::default()).collect();
+        let mut written = Ok(());
+        winners.for_each(|key, order, id| {
+            let part = part_of(key, self.depth);
+            rows[part].push(key, order, id);
+            if rows[part].ids.len() >= BATCH_ROWS && written.is_ok() {
+                written = rows[part].batch().and_then(|batch| files[part].append_batch(&batch)).map(drop);
+            }
+        });
+        written?;
         self.parts.resize_with(PARTS, Vec::new);
-        for (part, files) in self.parts.iter_mut().enumerate() {
-            let mut writing = Writing::default();
-            winners.for_each(|key, order, id| {
-                if part_of(key, self.depth) == part {
-                    writing.push(key, order, id);
-                }
-            });
-            files.extend(self.files.spill_record_batch_and_finish(&writing.finish()?, "latest per key")?);
+        for ((mut rows, mut file), part) in rows.into_iter().zip(files).zip(&mut self.parts) {
+            if !rows.ids.is_empty() {
+                file.append_batch(&rows.batch()?)?;
+            }
+            part.extend(file.finish()?);
         }
         drop(winners);
         self.reservation.free();
         Ok(())
     }
 
-    /// Gives the numbers of the chosen rows, in parts, and how many there are.
-    pub(super) fn finish<'a>(mut self, give: &'a (dyn Fn(&[u64]) + Send + Sync)) -> BoxFuture<'a, Result<usize>> {
+    /// Gives the numbers of the chosen rows, some at a time, and how many there are.
+    pub(super) fn finish<'a>(mut self, give: &'a Taking<'_>) -> BoxFuture<'a, Result<usize>> {
         Box::pin(async move {
             if self.parts.is_empty() {
-                let mut ids = Vec::new();
-                self.winners.for_each(|_, _, id| ids.push(id));
-                give(&ids);
-                return Ok(ids.len());
+                return self.give_chosen(give);
             }
             self.write_out()?;
             let mut keys = 0;
@@ -101,6 +108,21 @@ impl Choosing {
             }
             Ok(keys)
         })
+    }
+
+    fn give_chosen(&self, give: &Taking<'_>) -> Result<usize> {
+        let (mut ids, mut count, mut given) = (Vec::with_capacity(BATCH_ROWS), 0, Ok(()));
+        self.winners.for_each(|_, _, id| {
+            ids.push(id);
+            if ids.len() == BATCH_ROWS && given.is_ok() {
+                count += ids.len();
+                given = give(&ids);
+                ids.clear();
+            }
+        });
+        given?;
+        give(&ids)?;
+        Ok(count + ids.len())
     }
 
     async fn choose_from(&self, written: Vec<Arc<dyn SpillFile>>) -> Result<Self> {
@@ -121,38 +143,25 @@ impl Choosing {
     }
 }
 
-/// Rows that are to be written out.
+/// Rows of a part that are to be written out.
 #[derive(Default)]
-struct Writing {
+struct Rows {
     keys: BinaryBuilder,
     orders: BinaryBuilder,
     ids: UInt64Builder,
-    batches: Vec<Vec<ArrayRef>>,
 }
 
-impl Writing {
+impl Rows {
     fn push(&mut self, key: &[u8], order: &[u8], id: u64) {
         self.keys.append_value(key);
         self.orders.append_value(order);
         self.ids.append_value(id);
-        if self.ids.len() >= BATCH_ROWS {
-            self.end_batch();
-        }
     }
 
-    fn end_batch(&mut self) {
-        self.batches.push(vec![
-            Arc::new(self.keys.finish()),
-            Arc::new(self.orders.finish()),
-            Arc::new(self.ids.finish()),
-        ]);
-    }
-
-    fn finish(mut self) -> Result<Vec<RecordBatch>> {
-        if !self.ids.is_empty() {
-            self.end_batch();
-        }
-        self.batches.into_iter().map(|columns| Ok(RecordBatch::try_new(schema(), columns)?)).collect()
+    /// All of them, which are then gone.
+    fn batch(&mut self) -> Result<RecordBatch> {
+        let (keys, orders, ids) = (self.keys.finish(), self.orders.finish(), self.ids.finish());
+        Ok(RecordBatch::try_new(schema(), vec![Arc::new(keys), Arc::new(orders), Arc::new(ids)])?)
     }
 }
 

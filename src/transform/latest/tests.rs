@@ -213,3 +213,74 @@ async fn what_has_no_room_in_memory_is_written_out_and_chosen_from_all_the_same(
         assert!(!exec.contains("spilled_bytes=0") && exec.contains("spilled_bytes="), "{exec}");
     }
 }
+
+#[tokio::test]
+async fn two_of_them_in_one_query_are_not_held_for_the_same() {
+    let shelf = Shelf::default();
+    let content =
+        batch([("k", ints([1, 1, 2, 2, 2])), ("seen", ints([5, 9, 1, 2, 3])), ("v", ints([10, 20, 1, 2, 4]))]);
+    let file = shelf.open("1.parquet", 1, parquet(&content, 2)).await;
+    let session = in_session(&table(&[file], &plain_rules(), false), Arc::default(), 2);
+    let first = |order: &str| {
+        format!("(SELECT *, row_number() OVER (PARTITION BY k ORDER BY seen {order}) AS n FROM orders WHERE v < 20)")
+    };
+    let (up, down) = (first("ASC"), first("DESC"));
+    for sql in [
+        format!("SELECT (SELECT sum(v) FROM {up} WHERE n = 1) AS a, (SELECT sum(v) FROM {down} WHERE n = 1) AS b"),
+        format!(
+            "SELECT (SELECT count(*) FROM {up} WHERE n = 1) AS a, (SELECT count(*) FROM {down} WHERE n = 1 AND v > 4) AS b"
+        ),
+        format!("SELECT a.k, a.v, b.v FROM {up} AS a JOIN {down} AS b ON a.k = b.k WHERE a.n = 1 AND b.n = 1"),
+        format!("SELECT v FROM {up} WHERE n = 1 UNION SELECT v FROM {down} WHERE n = 1"),
+        format!("WITH l AS (SELECT * FROM {up} WHERE n = 1) SELECT a.v, b.v FROM l AS a JOIN l AS b ON a.k < b.k"),
+    ] {
+        let expected = sorted(&session, &sql).await;
+        assert_eq!(rows(&session, &sql).await, expected, "{sql}");
+        assert!(plan(&session, &sql).await.matches("LatestPerKeyExec").count() > 1, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_prepared_statement_takes_other_values_each_time() {
+    let shelf = Shelf::default();
+    let content = batch([("k", ints([1, 1, 2, 2])), ("seen", ints([5, 9, 1, 2])), ("v", ints([10, 20, 1, 2]))]);
+    let file = shelf.open("1.parquet", 1, parquet(&content, 2)).await;
+    let session = in_session(&table(&[file], &plain_rules(), false), Arc::default(), 2);
+    let latest = "row_number() OVER (PARTITION BY k ORDER BY seen DESC) = 1";
+    rows(&session, &format!("PREPARE below(BIGINT) AS SELECT v FROM orders WHERE v < $1 QUALIFY {latest}")).await;
+    rows(
+        &session,
+        &format!("PREPARE above(BIGINT) AS SELECT v FROM (SELECT * FROM orders QUALIFY {latest}) WHERE v < $1"),
+    )
+    .await;
+    for (sql, expected) in [
+        ("EXECUTE below(15)", &["10", "2"][..]),
+        ("EXECUTE below(2)", &["1"]),
+        ("EXECUTE above(15)", &["2"]),
+        ("EXECUTE above(25)", &["2", "20"]),
+    ] {
+        assert_eq!(rows(&session, sql).await, expected, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn of_csv_files_and_by_keys_of_any_type_the_same_rows_are_found() {
+    let shelf = Shelf::default();
+    let mut csv = String::from("Op,k,seen,at\n");
+    for row in 0..200 {
+        csv += &format!("I,{},{},2024-05-{:02} 01:02:03\n", row % 7, row * 13 % 17, 1 + row % 5);
+    }
+    let opened = [shelf.open("1.csv", 1, csv.clone()).await, shelf.open("2.csv.gz", 2, gzip(csv.as_bytes())).await];
+    let session = in_session(&table(&opened, &plain_rules(), false), Arc::default(), 2);
+    for key in
+        ["k", "CAST(at AS TIMESTAMP)", "CAST(at AS DATE)", "CAST(k AS DECIMAL(9, 2))", "CAST(k AS DOUBLE)", "k = '1'"]
+    {
+        for order in ["CAST(seen AS BIGINT)", "CAST(seen AS INT) DESC", "CAST(at AS DATE) DESC"] {
+            let window = format!("row_number() OVER (PARTITION BY {key} ORDER BY {order}, _cdc_sequence) = 1");
+            let sql = format!("SELECT k, seen, at, _cdc_file, _cdc_row FROM orders QUALIFY {window}");
+            let expected = sorted(&session, &sql).await;
+            assert_eq!(rows(&session, &sql).await, expected, "{sql}");
+            assert!(plan(&session, &sql).await.contains("LatestPerKeyExec"), "{sql}");
+        }
+    }
+}

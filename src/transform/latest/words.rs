@@ -106,3 +106,49 @@ impl WordWinners {
 fn whole<const N: usize>(bytes: &[u8]) -> Result<[u8; N]> {
     bytes.try_into().map_err(|_| exec_datafusion_err!("a key or order has {} bytes instead of {N}", bytes.len()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, UInt64Array, make_comparator};
+    use arrow::datatypes::TimeUnit;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_in_the_order_of_the_values_they_stand_for() {
+        let small: ArrayRef = Arc::new(Int64Array::from(vec![Some(-1), Some(100), None, Some(0), Some(-100), Some(7)]));
+        let large: ArrayRef = Arc::new(Int64Array::from(vec![Some(i64::MAX), None, Some(i64::MIN), Some(-1), Some(0)]));
+        let unsigned: ArrayRef = Arc::new(UInt64Array::from(vec![Some(u64::MAX), Some(0), None, Some(1 << 63)]));
+        let zone = Some("UTC".into());
+        let narrow = [DataType::Int8, DataType::Int32, DataType::Date32, DataType::Time32(TimeUnit::Second)];
+        let wide = [
+            DataType::Int64,
+            DataType::Date64,
+            DataType::Time64(TimeUnit::Microsecond),
+            DataType::Timestamp(TimeUnit::Microsecond, zone),
+            DataType::Timestamp(TimeUnit::Nanosecond, None),
+            DataType::Duration(TimeUnit::Second),
+        ];
+        let as_type = |array: &ArrayRef, to: &DataType| match to {
+            // Not from 64 bits at once.
+            DataType::Date32 | DataType::Time32(_) => cast(&cast(array, &DataType::Int32).unwrap(), to).unwrap(),
+            to => cast(array, to).unwrap(),
+        };
+        let narrow = narrow.iter().map(|to| as_type(&small, to));
+        let wide = wide.iter().map(|to| as_type(&large, to));
+        for array in narrow.chain(wide).chain([unsigned.clone()]) {
+            assert!(is_word(array.data_type()), "{}", array.data_type());
+            let words = words(&array).unwrap();
+            for (descending, nulls_first) in [(false, false), (false, true), (true, false), (true, true)] {
+                let options = SortOptions { descending, nulls_first };
+                let compare = make_comparator(&array, &array, options).unwrap();
+                for (one, other) in (0..array.len()).flat_map(|one| (0..array.len()).map(move |other| (one, other))) {
+                    let got = place(words[one], options).cmp(&place(words[other], options));
+                    assert_eq!(got, compare(one, other), "{} {options:?} {one} {other}", array.data_type());
+                }
+            }
+        }
+    }
+}
