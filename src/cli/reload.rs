@@ -95,23 +95,7 @@ pub(super) async fn reload(args: ReloadArgs) -> Result<Ended> {
         let Some(rows) = building.loaded(&tasks, &reload).await? else { return Ok(Ended::Troubled) };
         may_be_empty |= rows == 0;
     }
-    let carry = async || {
-        let carried = building.carry(&reload).await?;
-        if carried.is_whole && carried.load_files == 0 && !may_be_empty {
-            return Err(Error::user("no file of the new load has come")
-                .in_table(&table)
-                .hint("wait until DMS has loaded the table; where the source's table is empty, say so with --empty"));
-        }
-        Ok(carried.is_whole)
-    };
-    if !pipeline.complete_reload(&table, &reload, losses, carry).await? {
-        tell(&format!(
-            "{table} is not switched: run this again once the cause is mended, or give it up with --abandon"
-        ));
-        return Ok(Ended::Troubled);
-    }
-    say(&format!("{table} is switched to generation {}\n", reload.generation))?;
-    Ok(Ended::Fine)
+    building.complete(&reload, may_be_empty).await
 }
 
 /// The DMS tasks that the configuration names.
@@ -192,6 +176,28 @@ impl Building<'_> {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
             }
         }
+    }
+
+    /// Carries the rest and puts the generation in the table's place.
+    async fn complete(&self, reload: &Reload, may_be_empty: bool) -> Result<Ended> {
+        let (table, losses) = (self.table, self.losses);
+        let carry = async || {
+            let carried = self.carry(reload).await?;
+            if carried.is_whole && carried.load_files == 0 && !may_be_empty {
+                return Err(Error::user("no file of the new load has come").in_table(table).hint(
+                    "wait until DMS has loaded the table; where the source's table is empty, say so with --empty",
+                ));
+            }
+            Ok(carried.is_whole)
+        };
+        if !self.pipeline.complete_reload(table, reload, losses, carry).await? {
+            tell(&format!(
+                "{table} is not switched: run this again once the cause is mended, or give it up with --abandon"
+            ));
+            return Ok(Ended::Troubled);
+        }
+        say(&format!("{table} is switched to generation {}\n", reload.generation))?;
+        Ok(Ended::Fine)
     }
 
     /// Carries every file that is there into the generation that is being built.

@@ -11,7 +11,7 @@ use crate::kills::{Place, Stage, rows, tell_kills};
 use crate::strict_bigquery::{Options, StrictBigQuery};
 
 /// How often each failpoint is tried at each sink; `FRESHET_KILL_ROUNDS` asks for another number than CI's.
-const ROUNDS: usize = 1;
+const ROUNDS: usize = 2;
 
 /// When the new generation begins.
 const SINCE: &str = "2024-06-01T00:00:00Z";
