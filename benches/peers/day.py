@@ -1,4 +1,5 @@
-"""What freshet replaces: a file at a time, gunzip, pandas, casts, the latest row of each key, to_parquet.
+"""What freshet replaces: a file at a time, gunzip, pandas, the latest row of each key,
+to_parquet; of the SQL's casts only the boolean, and no decimal.
 
 `day.py FOLDER` does so with every file of the folder, in as many processes as FRESHET_THREADS says, and prints rows,
 seconds, and the peak memory of one process in MiB.

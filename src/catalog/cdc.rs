@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, FixedSizeBinaryArray, Int64Array, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondArray, new_empty_array,
+    Array, ArrayRef, AsArray, BinaryArray, FixedSizeBinaryBuilder, Int64Array, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimestampMicrosecondType};
 use chrono::DateTime;
@@ -269,7 +269,7 @@ impl<'a> CdcColumns<'a> {
             if row >= FILE_ROWS_MAX {
                 return Err(Error::data("the file has more rows than can be numbered").in_row(row));
             }
-            let half = if deletes.is_some_and(|deletes| deletes[index]) { Half::Delete } else { Half::Whole };
+            let half = half_at(deletes, index);
             let sequence = match &exact {
                 None => self.base.best_effort(u64::try_from(*time).unwrap_or(0), row, half),
                 Some(text) if text.is_valid(index) => {
@@ -314,13 +314,11 @@ fn as_texts(sequences: &[Sequence]) -> Result<ArrayRef> {
 }
 
 fn as_bytes(sequences: &[Sequence]) -> Result<ArrayRef> {
-    let bytes = FixedSizeBinaryArray::try_from_iter(sequences.iter().map(|sequence| sequence.to_bytes()));
-    match bytes {
-        Ok(bytes) => Ok(Arc::new(bytes)),
-        // It takes no empty iterator.
-        Err(_) if sequences.is_empty() => Ok(new_empty_array(&order_field().data_type().clone())),
-        Err(cause) => Err(Error::bug("an order has no bytes").because(cause)),
+    let mut bytes = FixedSizeBinaryBuilder::with_capacity(sequences.len(), ORDER_BYTES);
+    for sequence in sequences {
+        bytes.append_value(sequence.to_bytes()).map_err(|cause| Error::bug("an order has no bytes").because(cause))?;
     }
+    Ok(Arc::new(bytes.finish()))
 }
 
 /// The cause by which an error says that a change is older than what the table remembers.
@@ -353,6 +351,11 @@ impl<'a> Source<'a> {
     pub fn column(&self, index: usize) -> Option<&'a ArrayRef> {
         self.indices.iter().position(|found| *found == index).map(|position| self.batch.column(position))
     }
+}
+
+/// Which half of an update a row is, where `deletes[n]` tells the delete halves.
+pub fn half_at(deletes: Option<&[bool]>, index: usize) -> Half {
+    if deletes.is_some_and(|deletes| deletes[index]) { Half::Delete } else { Half::Whole }
 }
 
 /// A row's number in its file.

@@ -2,7 +2,7 @@
 
 use arrow::buffer::BooleanBuffer;
 
-use crate::change::FILE_ROWS_MAX;
+use crate::change::{FILE_ROWS_MAX, Half, row_and_half};
 
 /// The column that numbers a query's rows, where it is asked for.
 pub const ROW_ID: &str = "__freshet_row_id";
@@ -11,8 +11,8 @@ pub const ROW_ID: &str = "__freshet_row_id";
 const PLACE_BITS: u32 = (FILE_ROWS_MAX * 2).trailing_zeros();
 
 /// A row's number: that of its file, and its place in it. They are in the order of files and rows.
-pub fn row_id(file: u32, row: u64, is_delete_half: bool) -> u64 {
-    u64::from(file) << PLACE_BITS | row << 1 | u64::from(!is_delete_half)
+pub fn row_id(file: u32, row: u64, half: Half) -> u64 {
+    u64::from(file) << PLACE_BITS | row_and_half(row, half)
 }
 
 /// Rows of several files, a bit for each half of one.
@@ -38,8 +38,8 @@ impl RowSet {
     }
 
     /// Whether this row, or half of one, is among them.
-    pub fn contains(&self, file: u32, row: u64, is_delete_half: bool) -> bool {
-        let (word, bit) = position(row << 1 | u64::from(!is_delete_half));
+    pub fn contains(&self, file: u32, row: u64, half: Half) -> bool {
+        let (word, bit) = position(row_and_half(row, half));
         self.words(file).get(word).is_some_and(|found| found & bit != 0)
     }
 
@@ -73,14 +73,24 @@ mod tests {
     #[test]
     fn a_set_has_the_halves_that_were_put_in_and_no_others() {
         let mut set = RowSet::default();
-        let put = [(0, 0, false), (0, 31, true), (0, 32, false), (3, 1_000, true), (3, 1_000, false)];
-        for (file, row, is_delete_half) in put {
-            set.insert(row_id(file, row, is_delete_half));
+        let put = [
+            (0, 0, Half::Whole),
+            (0, 31, Half::Delete),
+            (0, 32, Half::Whole),
+            (3, 1_000, Half::Delete),
+            (3, 1_000, Half::Whole),
+        ];
+        for (file, row, half) in put {
+            set.insert(row_id(file, row, half));
         }
         for file in 0..5 {
             for row in 0..1_100 {
-                for half in [true, false] {
-                    assert_eq!(set.contains(file, row, half), put.contains(&(file, row, half)), "{file} {row} {half}");
+                for half in [Half::Delete, Half::Whole] {
+                    assert_eq!(
+                        set.contains(file, row, half),
+                        put.contains(&(file, row, half)),
+                        "{file} {row} {half:?}"
+                    );
                 }
             }
             let rows: Vec<u64> = set.rows(file).set_indices().map(|row| row as u64).collect();
@@ -93,12 +103,12 @@ mod tests {
     #[test]
     fn numbers_are_in_the_order_of_files_rows_and_halves() {
         let ids = [
-            row_id(0, 0, true),
-            row_id(0, 0, false),
-            row_id(0, 1, true),
-            row_id(0, FILE_ROWS_MAX - 1, false),
-            row_id(1, 0, true),
-            row_id(2_000_000, FILE_ROWS_MAX - 1, false),
+            row_id(0, 0, Half::Delete),
+            row_id(0, 0, Half::Whole),
+            row_id(0, 1, Half::Delete),
+            row_id(0, FILE_ROWS_MAX - 1, Half::Whole),
+            row_id(1, 0, Half::Delete),
+            row_id(2_000_000, FILE_ROWS_MAX - 1, Half::Whole),
         ];
         assert!(ids.is_sorted_by(|one, other| one < other), "{ids:?}");
     }

@@ -26,8 +26,8 @@ use crate::catalog::opened::{OpenedFile, RawRows, ReadRequest};
 use crate::catalog::row_set::{ROW_ID, RowSet, row_id};
 use crate::catalog::split::SplitRules;
 use crate::catalog::{casts, cdc};
-use crate::change::FileKind;
 use crate::change::types::{ColumnType, same_name};
+use crate::change::{FileKind, Half};
 use crate::error::{Error, Result};
 
 /// How the files of a table are read: what the configuration says of its source side.
@@ -262,13 +262,13 @@ impl TableProvider for ChangeTable {
     }
 }
 
-/// What comes of each row's number, and of whether it is the delete half of an update.
+/// What comes of each row's number and half.
 fn each_row<'a, T>(
     rows: &'a Int64Array,
     deletes: Option<&'a [bool]>,
-    of: impl Fn(u64, bool) -> T + 'a,
+    of: impl Fn(u64, Half) -> T + 'a,
 ) -> impl Iterator<Item = T> + 'a {
-    (0..rows.len()).map(move |index| of(cdc::row_number(rows, index), deletes.is_some_and(|deletes| deletes[index])))
+    (0..rows.len()).map(move |index| of(cdc::row_number(rows, index), cdc::half_at(deletes, index)))
 }
 
 impl ScanPlan {

@@ -13,7 +13,7 @@ pub mod batch;
 mod sequence;
 pub mod types;
 
-pub use sequence::{FILE_ROWS_MAX, Half, Sequence, SequenceBase, first_sequence, time_of};
+pub use sequence::{FILE_ROWS_MAX, Half, Sequence, SequenceBase, first_sequence, row_and_half, time_of};
 
 /// A table of the source: its database (DMS calls it the schema) and its name, as the source spells them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -134,7 +134,8 @@ pub fn time_of(sequence: &str) -> Option<u64> {
     u64::from_str_radix(sequence.split('/').nth(1)?, 16).ok()
 }
 
-fn row_and_half(row: u64, half: Half) -> u64 {
+/// A row's place in its file, below twice [`FILE_ROWS_MAX`]: the delete half of an update comes first.
+pub fn row_and_half(row: u64, half: Half) -> u64 {
     row * 2 + u64::from(half == Half::Whole)
 }
 

@@ -1,5 +1,6 @@
 //! What may stand below the window: change files, whose rows are passed on one by one. Its tables can be exchanged.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::TreeNode;
@@ -10,9 +11,11 @@ use datafusion::logical_expr::{
     Volatility,
 };
 
-use super::provider::FileNumbers;
 use crate::catalog::cdc::SEQUENCE;
 use crate::catalog::table::ChangeTable;
+
+/// Each file's number, by its location: in the order of locations.
+pub(super) type FileNumbers = BTreeMap<String, u32>;
 
 /// Whether an expression is a function of its row alone, always the same.
 pub(super) fn is_plain(expr: &Expr) -> bool {
@@ -67,6 +70,11 @@ pub(super) fn numbers(tables: &[&TableScan]) -> Option<FileNumbers> {
         *of_file = number;
     }
     Some(numbers)
+}
+
+/// The numbers of a table's files.
+pub(super) fn numbers_of(table: &ChangeTable, numbers: &FileNumbers) -> Vec<u32> {
+    table.files().map(|file| numbers.get(&file.file.location).copied().unwrap_or(u32::MAX)).collect()
 }
 
 /// Whether a column of such a plan is the files' `_cdc_sequence`, as it is.

@@ -78,7 +78,7 @@ impl KeyReader {
         let keys = keys.convert_columns(key_columns)?;
         let orders = orders.convert_columns(&rest[..self.columns.order.len()])?;
         for ((key, order), id) in keys.iter().zip(orders.iter()).zip(ids.values()) {
-            winners.offer(key.data(), order.data(), *id);
+            winners.offer(key.data(), order.data(), *id)?;
         }
         Ok(())
     }

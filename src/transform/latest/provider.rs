@@ -1,6 +1,5 @@
 //! What a plan reads in the place of the rows that it would have sorted: those that are first of their key.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::SchemaRef;
@@ -11,12 +10,9 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableType}
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::exec::LatestPerKeyExec;
-use super::input::rebuilt;
+use super::input::{FileNumbers, numbers_of, rebuilt};
 use super::keys::KeyColumns;
 use crate::catalog::table::ChangeTable;
-
-/// Each file's number, by its location: in the order of locations.
-pub(super) type FileNumbers = BTreeMap<String, u32>;
 
 /// The rows of a plan that are first of their key.
 #[derive(Debug)]
@@ -28,11 +24,6 @@ pub(super) struct FirstRows {
     pub(super) all: LogicalPlan,
     pub(super) numbers: FileNumbers,
     pub(super) schema: SchemaRef,
-}
-
-/// The numbers of a table's files.
-pub(super) fn numbers_of(table: &ChangeTable, numbers: &FileNumbers) -> Vec<u32> {
-    table.files().map(|file| numbers.get(&file.file.location).copied().unwrap_or(u32::MAX)).collect()
 }
 
 #[async_trait]

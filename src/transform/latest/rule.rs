@@ -18,9 +18,9 @@ use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use super::Settings;
-use super::input::{added_columns, gather, is_plain, is_sequence, numbers, rebuilt};
+use super::input::{FileNumbers, added_columns, gather, is_plain, is_sequence, numbers, numbers_of, rebuilt};
 use super::keys::KeyColumns;
-use super::provider::{FileNumbers, FirstRows, numbers_of};
+use super::provider::FirstRows;
 
 /// The optimizer's rule.
 #[derive(Debug)]

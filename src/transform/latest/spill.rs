@@ -74,15 +74,14 @@ impl Choosing {
         let files = (0..PARTS).map(|_| self.files.create_in_progress_file("latest per key"));
         let mut files = files.collect::<Result<Vec<_>>>()?;
         let mut rows: Vec<Rows> = (0..PARTS).map(|_| Rows::default()).collect();
-        let mut written = Ok(());
-        winners.for_each(|key, order, id| {
+        winners.try_for_each(|key, order, id| {
             let part = part_of(key, self.depth);
             rows[part].push(key, order, id);
-            if rows[part].ids.len() >= BATCH_ROWS && written.is_ok() {
-                written = rows[part].batch().and_then(|batch| files[part].append_batch(&batch)).map(drop);
+            if rows[part].ids.len() >= BATCH_ROWS {
+                files[part].append_batch(&rows[part].batch()?)?;
             }
-        });
-        written?;
+            Ok(())
+        })?;
         self.parts.resize_with(PARTS, Vec::new);
         for ((mut rows, mut file), part) in rows.into_iter().zip(files).zip(&mut self.parts) {
             if !rows.ids.is_empty() {
@@ -111,18 +110,19 @@ impl Choosing {
     }
 
     fn give_chosen(&self, give: &Taking<'_>) -> Result<usize> {
-        let (mut ids, mut count, mut given) = (Vec::with_capacity(BATCH_ROWS), 0, Ok(()));
-        self.winners.for_each(|_, _, id| {
+        let (mut ids, mut count) = (Vec::with_capacity(BATCH_ROWS), 0);
+        self.winners.try_for_each(|_, _, id| {
             ids.push(id);
-            if ids.len() == BATCH_ROWS && given.is_ok() {
-                count += ids.len();
-                given = give(&ids);
-                ids.clear();
+            count += 1;
+            if ids.len() < BATCH_ROWS {
+                return Ok(());
             }
-        });
-        given?;
+            give(&ids)?;
+            ids.clear();
+            Ok(())
+        })?;
         give(&ids)?;
-        Ok(count + ids.len())
+        Ok(count)
     }
 
     async fn choose_from(&self, written: Vec<Arc<dyn SpillFile>>) -> Result<Self> {

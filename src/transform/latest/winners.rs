@@ -2,7 +2,7 @@
 
 use std::hash::BuildHasher;
 
-use datafusion::common::Result;
+use datafusion::common::{Result, exec_datafusion_err};
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
@@ -26,22 +26,19 @@ impl Winners {
         }
     }
 
-    /// Offers a row of which key and order are as [`for_each`](Self::for_each) gives them.
+    /// Offers a row of which key and order are as [`try_for_each`](Self::try_for_each) gives them.
     pub(super) fn offer(&mut self, key: &[u8], order: &[u8], id: u64) -> Result<()> {
         match self {
             Self::Words(winners) => winners.offer_bytes(key, order, id),
-            Self::Bytes(winners) => {
-                winners.offer(key, order, id);
-                Ok(())
-            }
+            Self::Bytes(winners) => winners.offer(key, order, id),
         }
     }
 
     /// Gives each key, its row's order, and the row's number.
-    pub(super) fn for_each(&self, give: impl FnMut(&[u8], &[u8], u64)) {
+    pub(super) fn try_for_each(&self, give: impl FnMut(&[u8], &[u8], u64) -> Result<()>) -> Result<()> {
         match self {
-            Self::Words(winners) => winners.for_each(give),
-            Self::Bytes(winners) => winners.for_each(give),
+            Self::Words(winners) => winners.try_for_each(give),
+            Self::Bytes(winners) => winners.try_for_each(give),
         }
     }
 
@@ -89,7 +86,7 @@ pub(super) struct ByteWinners {
 impl ByteWinners {
     /// Offers a row: it wins where its order is lower than that of all others of its key, of equal ones where its number
     /// is.
-    pub(super) fn offer(&mut self, key: &[u8], order: &[u8], id: u64) {
+    pub(super) fn offer(&mut self, key: &[u8], order: &[u8], id: u64) -> Result<()> {
         let Self { table, winners, bytes, hasher, .. } = self;
         let found = table.entry(
             hasher.hash_one(key),
@@ -98,41 +95,40 @@ impl ByteWinners {
         );
         match found {
             Entry::Vacant(vacant) => {
-                vacant.insert(count(winners.len()));
-                winners.push(Winner {
-                    start: bytes.len(),
-                    key_bytes: count(key.len()),
-                    order_bytes: count(order.len()),
-                    id,
-                });
+                let (key_bytes, order_bytes) = (count(key.len())?, count(order.len())?);
+                vacant.insert(count(winners.len())?);
+                winners.push(Winner { start: bytes.len(), key_bytes, order_bytes, id });
                 bytes.extend_from_slice(key);
                 bytes.extend_from_slice(order);
             }
             Entry::Occupied(known) => {
                 let at = *known.get() as usize;
                 if (order, id) < (winners[at].order(bytes), winners[at].id) {
-                    self.replace(at, order, id);
+                    self.replace(at, order, id)?;
                 }
             }
         }
+        Ok(())
     }
 
-    fn replace(&mut self, at: usize, order: &[u8], id: u64) {
+    fn replace(&mut self, at: usize, order: &[u8], id: u64) -> Result<()> {
         let old = self.winners[at];
         let order_start = old.start + old.key_bytes as usize;
         self.winners[at].id = id;
         if order.len() == old.order_bytes as usize {
             self.bytes[order_start..order_start + order.len()].copy_from_slice(order);
-            return;
+            return Ok(());
         }
+        let order_bytes = count(order.len())?;
         let start = self.bytes.len();
         self.bytes.extend_from_within(old.start..order_start);
         self.bytes.extend_from_slice(order);
-        self.winners[at] = Winner { start, order_bytes: count(order.len()), id, ..old };
+        self.winners[at] = Winner { start, order_bytes, id, ..old };
         self.dead_bytes += (old.key_bytes + old.order_bytes) as usize;
         if self.dead_bytes > self.bytes.len() / 2 {
             self.forget_replaced();
         }
+        Ok(())
     }
 
     fn forget_replaced(&mut self) {
@@ -146,8 +142,8 @@ impl ByteWinners {
         (self.bytes, self.dead_bytes) = (bytes, 0);
     }
 
-    fn for_each(&self, mut give: impl FnMut(&[u8], &[u8], u64)) {
-        self.winners.iter().for_each(|winner| give(winner.key(&self.bytes), winner.order(&self.bytes), winner.id));
+    fn try_for_each(&self, mut give: impl FnMut(&[u8], &[u8], u64) -> Result<()>) -> Result<()> {
+        self.winners.iter().try_for_each(|winner| give(winner.key(&self.bytes), winner.order(&self.bytes), winner.id))
     }
 
     fn memory(&self) -> usize {
@@ -155,9 +151,9 @@ impl ByteWinners {
     }
 }
 
-/// Lengths of values and counts of keys stay below 4 G: Arrow's own offsets, and memory, see to it.
-fn count(length: usize) -> u32 {
-    u32::try_from(length).unwrap_or(u32::MAX)
+/// Lengths of keys and orders, and how many keys there are in one table, are kept in 32 bits.
+fn count(length: usize) -> Result<u32> {
+    u32::try_from(length).map_err(|_| exec_datafusion_err!("there are {length} bytes of a key, or keys: at most 4 G"))
 }
 
 #[cfg(test)]
@@ -184,9 +180,11 @@ mod tests {
             *best = offered.min(best.clone());
         }
         let mut got = BTreeMap::new();
-        winners.for_each(|key, order, id| {
+        let each = winners.try_for_each(|key, order, id| {
             assert!(got.insert(key.to_vec(), (order.to_vec(), id)).is_none(), "seed {seed}: {key:?} twice");
+            Ok(())
         });
+        each.unwrap();
         assert_eq!(got, model, "seed {seed}");
     }
 

@@ -77,7 +77,7 @@ impl WordWinners {
         }
     }
 
-    /// The same, of key and order as [`for_each`](Self::for_each) gives them.
+    /// The same, of key and order as [`try_for_each`](Self::try_for_each) gives them.
     pub(super) fn offer_bytes(&mut self, key: &[u8], order: &[u8], id: u64) -> Result<()> {
         let key = match key {
             [] => None,
@@ -88,13 +88,11 @@ impl WordWinners {
     }
 
     /// Gives each key, its row's order, and the row's number.
-    pub(super) fn for_each(&self, mut give: impl FnMut(&[u8], &[u8], u64)) {
+    pub(super) fn try_for_each(&self, mut give: impl FnMut(&[u8], &[u8], u64) -> Result<()>) -> Result<()> {
         for winner in &self.table {
-            give(&winner.key.to_be_bytes(), &winner.order.to_be_bytes(), winner.id);
+            give(&winner.key.to_be_bytes(), &winner.order.to_be_bytes(), winner.id)?;
         }
-        if let Some((order, id)) = self.of_null {
-            give(&[], &order.to_be_bytes(), id);
-        }
+        self.of_null.map_or(Ok(()), |(order, id)| give(&[], &order.to_be_bytes(), id))
     }
 
     /// How many bytes of memory it takes.
