@@ -1,8 +1,11 @@
-//! A day's change files through the whole pipeline: from a folder, inflated, decoded, through SQL with casts, into the Arrow
-//! messages that a sink would send. Nothing is sent.
+//! A day's change files through `freshet run --once`: from a folder, or from S3, inflated, decoded, through SQL with casts, to a
+//! BigQuery that acknowledges rows at once and keeps none.
 //!
-//! `cargo bench --bench day` prints rows a second, bytes and the process's peak memory. `FRESHET_DAY_FILES` is how many
-//! files of 20,000 rows there are; a day has 2,000. With `FRESHET_PYTHON`, a Python with what
+//! `cargo bench --bench day` prints rows a second, bytes, and what memory and processor time freshet and the other side
+//! took, each a process of its own. In the environment: `FRESHET_DAY_FILES` is how many files of 20,000 rows there are (100; a day has
+//! 2,000), `FRESHET_KEYS_PERCENT` how many keys for 100 rows (20), `FRESHET_COMPRESSION` how rows are sent (`none`, as the
+//! processor time of gzip is more than all other; `gzip` is freshet's default). With `FRESHET_S3FS`, the program of
+//! `cargo install s3s-fs --features binary`, files come from S3 as that serves it. With `FRESHET_PYTHON`, a Python with what
 //! `benches/peers/requirements.txt` names, the same is done with pandas.
 
 #![allow(
@@ -13,43 +16,28 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
-use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
-use arrow::ipc::writer::StreamWriter;
-use async_trait::async_trait;
-use freshet::catalog::layout::Layout;
-use freshet::catalog::opened::Opener;
-use freshet::change::TableName;
-use freshet::change::batch::{Attempt, Prepared};
-use freshet::clock::SystemClock;
-use freshet::config::{Config, Mode, TableConfig};
-use freshet::error::{Error, Result};
-use freshet::ledger::Ledger;
-use freshet::pipeline::{Lane, Pipeline, memory_of, staging_of};
-use freshet::sink::Rows;
-use freshet::source::Source;
-use freshet::source::folder::{FolderSource, NothingKnown};
-use futures::TryStreamExt;
-use parquet::arrow::ArrowWriter;
-use parquet::basic::Compression;
-use parquet::file::properties::WriterProperties;
-use tokio_util::sync::CancellationToken;
-
-mod nowhere;
+mod change_files;
+mod null_bigquery;
 mod shapes;
 
-use nowhere::{Nowhere, Taking, Troubles};
-use shapes::{Stretch, user_actions};
+use change_files::{ChangeFiles, asked};
+use null_bigquery::NullBigQuery;
+use shapes::Keys;
 
 const FILE_ROWS: u64 = 20_000;
 /// Of one row group, as DMS writes them.
-const GROUP_ROWS: usize = 10_000;
+const GROUP_ROWS: u64 = 10_000;
+/// How often a process is asked what it took.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// In `/proc/PID/stat`, of a second.
+const TICKS: f64 = 100.0;
 const SQL: &str =
     "SELECT id, user_id, session_id, game_code, action_type, CAST(bet_amount AS DECIMAL(20, 4)) AS bet_amount,
     CAST(win_amount AS DECIMAL(20, 4)) AS win_amount, balance_after, upper(currency) AS currency, ip, round_id, memo,
@@ -57,53 +45,153 @@ const SQL: &str =
     _cdc_operation, _cdc_timestamp, _cdc_sequence
 FROM user_actions";
 
-/// Makes messages of all rows, and throws them away.
-#[derive(Default)]
-struct Messages {
-    rows: AtomicU64,
-    bytes: AtomicU64,
-}
-
-#[async_trait]
-impl Taking for Messages {
-    async fn prepare(&self, attempt: &Attempt, rows: Rows) -> Result<Prepared> {
-        let mut count = 0;
-        let columns = rows.columns;
-        let mut stream = rows.stream;
-        while let Some(batch) = stream.try_next().await.map_err(Error::of_rows)? {
-            count += batch.num_rows() as u64;
-            let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).expect("a writer");
-            writer.write(&batch).expect("memory takes all");
-            let message = writer.into_inner().expect("a message");
-            self.bytes.fetch_add(message.len() as u64, Ordering::Relaxed);
-        }
-        self.rows.fetch_add(count, Ordering::Relaxed);
-        Ok(Prepared { rows: count, bytes: 0, columns, staged: serde_json::json!({ "attempt": attempt.id }) })
+fn main() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = write(folder.path());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let server = Arc::new(NullBigQuery::default());
+    let endpoint = runtime.block_on(null_bigquery::start(Arc::clone(&server)));
+    let compression = std::env::var("FRESHET_COMPRESSION").unwrap_or_else(|_| "none".to_owned());
+    let s3 = std::env::var("FRESHET_S3FS").ok().map(|program| S3::start(&program, folder.path()));
+    let data = if s3.is_some() { "s3://data" } else { "data" };
+    configure(folder.path(), data, &endpoint, &compression);
+    let begun = Instant::now();
+    let server_before = Taken::by("self").cpu;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_freshet"));
+    command.args(["run", "--once", "-c", "freshet.yaml"]).current_dir(folder.path());
+    if let Some(s3) = &s3 {
+        command.envs(s3.environment());
+    }
+    let child = command.stdout(Stdio::null()).spawn().expect("freshet starts");
+    let took = watch(child);
+    let seconds = begun.elapsed().as_secs_f64();
+    let (rows, sent) = (server.rows.load(Ordering::Relaxed), server.bytes.load(Ordering::Relaxed));
+    assert_eq!(rows, files.files * FILE_ROWS, "rows were lost");
+    let speed = rows as f64 / seconds;
+    println!(
+        "{rows} rows in {seconds:.2} s: {:.2} million rows a second, a day in {:.0} s; {:.0} MB sent ({compression}); \
+         freshet: {:.1} s of processor time, peak RSS {} MiB; the other side: {:.1} s",
+        speed / 1e6,
+        40e6 / speed,
+        sent as f64 / 1e6,
+        took.cpu,
+        took.peak_mib,
+        Taken::by("self").cpu - server_before,
+    );
+    if let Some(s3) = s3 {
+        println!("S3: {:.1} s of processor time", Taken::by(&s3.child.id().to_string()).cpu);
+    }
+    if let Ok(python) = std::env::var("FRESHET_PYTHON") {
+        replaced(&python, folder.path(), speed);
     }
 }
 
-fn main() {
-    let files = std::env::var("FRESHET_DAY_FILES").map_or(100, |files| files.parse().expect("a number"));
-    let folder = tempfile::tempdir().expect("a folder");
-    let bytes = write(folder.path(), files);
-    println!("{files} files of {FILE_ROWS} rows × 20 columns, {:.1} MB gzipped", bytes as f64 / 1e6);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let begun = Instant::now();
-    let sink = Arc::new(Nowhere(Messages::default()));
-    runtime.block_on(run(folder.path(), Arc::clone(&sink)));
-    let seconds = begun.elapsed().as_secs_f64();
-    let (rows, sent) = (sink.0.rows.load(Ordering::Relaxed), sink.0.bytes.load(Ordering::Relaxed));
-    assert_eq!(rows, files * FILE_ROWS, "rows were lost");
-    let of_a_day = seconds * 40e6 / rows as f64;
+fn write(folder: &Path) -> ChangeFiles {
+    let files = asked("FRESHET_DAY_FILES").unwrap_or(100);
+    let percent = asked("FRESHET_KEYS_PERCENT").unwrap_or(20);
+    let keys = Keys { count: (files * FILE_ROWS * percent).div_ceil(100), is_text: false };
+    let files = ChangeFiles { files, file_rows: FILE_ROWS, group_rows: GROUP_ROWS, keys, gzip: true };
+    let bytes = files.write(&folder.join("data"));
     println!(
-        "{rows} rows in {seconds:.2} s: {:.2} million rows a second, a day in {of_a_day:.0} s; {:.0} MB made to be sent; \
-         peak RSS {} MiB",
-        rows as f64 / seconds / 1e6,
-        sent as f64 / 1e6,
-        peak_mib()
+        "{} files of {FILE_ROWS} rows × 20 columns, {} keys, {:.1} MB gzipped",
+        files.files,
+        keys.count,
+        bytes as f64 / 1e6
     );
-    if let Ok(python) = std::env::var("FRESHET_PYTHON") {
-        replaced(&python, folder.path(), rows as f64 / seconds);
+    files
+}
+
+fn configure(folder: &Path, data: &str, endpoint: &str, compression: &str) {
+    std::fs::create_dir_all(folder.join("queries/casino")).expect("a folder");
+    std::fs::write(folder.join("queries/casino/user_actions.sql"), SQL).expect("a file");
+    let config = format!(
+        "source: {{files: {data}}}
+sink:
+  bigquery:
+    project: p
+    location: US
+    compression: {compression}
+    rest_endpoint: {endpoint}
+    grpc_endpoint: {endpoint}
+ledger: ledger
+queries: queries
+databases: {{casino: {{tables: [{{name: user_actions, mode: append}}]}}}}
+"
+    );
+    std::fs::write(folder.join("freshet.yaml"), config).expect("a file");
+}
+
+/// An S3-compatible server of the folder's own folders as buckets; it ends when dropped.
+struct S3 {
+    child: Child,
+    port: u16,
+}
+
+impl S3 {
+    const KEY: &str = "bench";
+
+    fn start(program: &str, folder: &Path) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+        let mut command = Command::new(program);
+        command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
+        command.args(["--access-key", Self::KEY, "--secret-key", Self::KEY]).arg(folder);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the server starts");
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        Self { child, port }
+    }
+
+    fn environment(&self) -> [(&'static str, String); 4] {
+        [
+            ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port)),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID", Self::KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", Self::KEY.to_owned()),
+        ]
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a process took so far.
+#[derive(Debug, Default, Clone, Copy)]
+struct Taken {
+    /// Seconds, of all processors.
+    cpu: f64,
+    peak_mib: u64,
+}
+
+impl Taken {
+    /// By Linux's own account.
+    fn by(process: &str) -> Self {
+        let read = |file| std::fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default();
+        let (stat, status) = (read("stat"), read("status"));
+        // The name of the program may have blanks.
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+        let ticks = |index: usize| fields.get(index).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+        let peak_mib = peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1_024;
+        Self { cpu: (ticks(11) + ticks(12)) / TICKS, peak_mib }
+    }
+}
+
+/// Waits for its end; gives what it took, as last seen.
+fn watch(mut child: Child) -> Taken {
+    let mut took = Taken::default();
+    loop {
+        let now = Taken::by(&child.id().to_string());
+        took = Taken { cpu: took.cpu.max(now.cpu), peak_mib: took.peak_mib.max(now.peak_mib) };
+        if let Some(status) = child.try_wait().expect("it is ours") {
+            assert!(status.success(), "freshet ended with {status}");
+            return took;
+        }
+        std::thread::sleep(LOOK_EVERY);
     }
 }
 
@@ -121,73 +209,4 @@ fn replaced(python: &str, folder: &Path, speed: f64) {
         rows / seconds / 1e6,
         speed / (rows / seconds),
     );
-}
-
-/// The files, of a fifth as many keys as rows; how many bytes they have.
-fn write(folder: &Path, files: u64) -> u64 {
-    let table = folder.join("data/casino/user_actions");
-    std::fs::create_dir_all(&table).expect("a folder");
-    std::fs::create_dir_all(folder.join("queries/casino")).expect("a folder");
-    std::fs::write(folder.join("queries/casino/user_actions.sql"), SQL).expect("a file");
-    let mut bytes = 0;
-    for number in 0..files {
-        let rows = Stretch { first: number * FILE_ROWS, count: FILE_ROWS };
-        let content = file(&user_actions(rows, files * FILE_ROWS / 5));
-        bytes += content.len() as u64;
-        std::fs::write(table.join(format!("20251121-{number:09}.parquet.gz")), content).expect("a file");
-    }
-    bytes
-}
-
-/// The rows as one of DMS's files: snappy pages, the whole of it gzipped.
-fn file(rows: &RecordBatch) -> Vec<u8> {
-    let properties = WriterProperties::builder()
-        .set_max_row_group_row_count(Some(GROUP_ROWS))
-        .set_compression(Compression::SNAPPY)
-        .build();
-    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).expect("a plain schema");
-    writer.write(rows).expect("memory takes all");
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
-    encoder.write_all(&writer.into_inner().expect("a file")).expect("memory takes all");
-    encoder.finish().expect("memory takes all")
-}
-
-async fn run(folder: &Path, sink: Arc<Nowhere<Messages>>) {
-    let data = folder.join("data");
-    let data = data.to_str().expect("UTF-8");
-    let mut config = Config { queries: folder.join("queries"), ..Config::for_folder(data) };
-    let table = TableName::new("casino", "user_actions");
-    config.tables = [(table.clone(), TableConfig { mode: Some(Mode::Append), ..TableConfig::default() })].into();
-    let source = FolderSource::open(data, Layout::known(), Arc::new(NothingKnown)).expect("the folder is there");
-    let clock = SystemClock::shared();
-    let ledger = folder.join("ledger");
-    let ledger = Ledger::open(ledger.to_str().expect("UTF-8"), "nowhere", Arc::clone(&clock)).await;
-    let pipeline = Pipeline {
-        lane: Lane::Present,
-        opener: Opener::new(source.store(), staging_of(&config)),
-        memory: memory_of(&config, config.pipeline.tables_at_once),
-        observer: Arc::new(Troubles),
-        sink,
-        config: Arc::new(config),
-        ledger: ledger.expect("a ledger"),
-        clock,
-        shutdown: CancellationToken::new(),
-    };
-    let mut deliveries = Vec::new();
-    loop {
-        let received = source.receive().await.expect("the folder is there");
-        if received.deliveries.is_empty() {
-            break;
-        }
-        deliveries.extend(received.deliveries);
-    }
-    let (report, _) = pipeline.run(&deliveries, vec![table]).await.expect("it runs");
-    assert!(report.clean(), "{report:?}");
-}
-
-/// The most memory that this process ever had, by Linux's own account.
-fn peak_mib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or_default() / 1_024
 }

@@ -96,13 +96,26 @@ pub(crate) fn operation(row: u64) -> String {
     if row % 10 < 7 { "I" } else { "U" }.into()
 }
 
-/// Changes of keys below `keys`: 20 columns as DMS writes them.
+/// The keys that changes are of.
+#[derive(Debug, Clone, Copy)]
 #[allow(dead_code, reason = "not every bench reads files")]
-pub(crate) fn user_actions(rows: Stretch, keys: u64) -> RecordBatch {
-    let key = |row: u64| random(row, 1) % keys;
+pub(crate) struct Keys {
+    /// How many there are.
+    pub(crate) count: u64,
+    /// Whether they are texts of 36 characters, not integers.
+    pub(crate) is_text: bool,
+}
+
+/// Changes of these keys: 20 columns as DMS writes them.
+#[allow(dead_code, reason = "not every bench reads files")]
+pub(crate) fn user_actions(rows: Stretch, keys: Keys) -> RecordBatch {
+    let key = |row: u64| random(row, 1) % keys.count;
     let user = |row: u64| key(row) % 200_000;
-    let mut columns: Vec<(&str, ArrayRef)> =
-        vec![("Op", rows.texts(operation)), ("id", rows.integers(|row| 9_000_000_000 + key(row)))];
+    let id = match keys.is_text {
+        true => rows.texts(|row| format!("{:016x}-{:019}", random(key(row), 17), key(row))),
+        false => rows.integers(|row| 9_000_000_000 + key(row)),
+    };
+    let mut columns: Vec<(&str, ArrayRef)> = vec![("Op", rows.texts(operation)), ("id", id)];
     columns.extend(rows.played(user, (18, 2)));
     columns.extend([
         ("device", rows.texts(|row| format!("device {}", random(user(row), 15) % 4))),

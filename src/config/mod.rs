@@ -24,7 +24,7 @@ mod target_rules;
 mod tree;
 mod units;
 
-pub use bigquery::{BigQueryConfig, Create, DatasetName};
+pub use bigquery::{BigQueryConfig, Compression, Create, DatasetName};
 pub use target_rules::TargetRules;
 
 /// The whole configuration.

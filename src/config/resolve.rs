@@ -8,8 +8,8 @@ use chrono::DateTime;
 
 use super::cursor::Cursor;
 use super::{
-    BigQueryConfig, Config, Create, CsvConfig, DatasetName, DmsTask, Mode, NotificationChannel, OnDelete, Order,
-    PipelineConfig, QUERIES, Since, SinkConfig, SourceConfig, StorageConfig, TableConfig, checks,
+    BigQueryConfig, Compression, Config, Create, CsvConfig, DatasetName, DmsTask, Mode, NotificationChannel, OnDelete,
+    Order, PipelineConfig, QUERIES, Since, SinkConfig, SourceConfig, StorageConfig, TableConfig, checks,
 };
 use crate::change::TableName;
 use crate::change::batch::BatchLimits;
@@ -167,7 +167,19 @@ fn sink(at: &Cursor<'_>, folder: &Path) -> Result<SinkConfig> {
 fn bigquery(at: &Cursor<'_>) -> Result<BigQueryConfig> {
     const CREATES: [(&str, Create); 2] = [("auto", Create::Auto), ("never", Create::Never)];
     const URL: &str = "a URL such as `https://bigquery.googleapis.com`";
-    at.only(&["project", "location", "dataset", "kms_key", "labels", "create", "rest_endpoint", "grpc_endpoint"])?;
+    const COMPRESSIONS: [(&str, Compression); 2] = [("gzip", Compression::Gzip), ("none", Compression::None)];
+    const KEYS: [&str; 9] = [
+        "project",
+        "location",
+        "dataset",
+        "kms_key",
+        "labels",
+        "create",
+        "compression",
+        "rest_endpoint",
+        "grpc_endpoint",
+    ];
+    at.only(&KEYS)?;
     let demand = |key: &str, hint: &str| match at.get(key) {
         Some(value) => owned(&value, hint),
         None => Err(at.error(format!("has no `{key}`")).hint(format!("write {hint}"))),
@@ -180,6 +192,7 @@ fn bigquery(at: &Cursor<'_>) -> Result<BigQueryConfig> {
         kms_key: read(at, "kms_key", |at| owned(at, "a key's name, `projects/…/cryptoKeys/…`"))?,
         labels: read(at, "labels", labels)?.unwrap_or_default(),
         create: read(at, "create", |at| at.choice(&CREATES))?.unwrap_or(Create::Auto),
+        compression: read(at, "compression", |at| at.choice(&COMPRESSIONS))?.unwrap_or(Compression::Gzip),
         rest_endpoint: read(at, "rest_endpoint", |at| endpoint(at, URL))?,
         grpc_endpoint: read(at, "grpc_endpoint", |at| endpoint(at, URL))?,
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use arrow::array::RecordBatch;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use freshet::change::types::ColumnType;
-use freshet::config::{BigQueryConfig, Create, DatasetName};
+use freshet::config::{BigQueryConfig, Compression, Create, DatasetName};
 use freshet::sink::{Column, Rows};
 
 /// The configuration for a server with these endpoints.
@@ -17,6 +17,7 @@ pub(crate) fn config(project: &str, location: &str, rest: &str, grpc: &str) -> B
         kms_key: None,
         labels: BTreeMap::new(),
         create: Create::Auto,
+        compression: Compression::Gzip,
         rest_endpoint: Some(rest.to_owned()),
         grpc_endpoint: Some(grpc.to_owned()),
     }

@@ -17,8 +17,8 @@ use super::write::proto::storage_error::StorageErrorCode;
 use super::write::proto::{AppendRowsRequest, AppendRowsResponse, ArrowRecordBatch, ArrowSchema, RowError};
 use crate::error::{Error, Result};
 
-/// Bytes that may be on their way, not yet acknowledged.
-const WINDOW_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes of one stream that may be on their way, not yet acknowledged.
+const WINDOW_BYTES: usize = 8 * 1024 * 1024;
 /// Errors of rows that are told.
 const ROW_ERRORS_TOLD: usize = 3;
 /// Whom the requests are from, in BigQuery's own logs.
@@ -138,7 +138,7 @@ impl<'a> Appender<'a> {
             Err(refusal) => return self.refused(refusal, false).await,
         };
         if !answer.row_errors.is_empty() {
-            return Err(bad_rows(&answer.row_errors, self.waiting.front().map_or(0, |first| first.offset)));
+            return Err(bad_rows(&answer.row_errors, self.waiting.front().map_or(0, |first| first.message.first)));
         }
         match answer.response {
             Some(Response::Error(status)) => self.refused(status.into(), true).await,
@@ -185,9 +185,10 @@ impl<'a> Appender<'a> {
     }
 }
 
-fn bad_rows(errors: &[RowError], offset: u64) -> Error {
+/// What is wrong with rows of a message that begins with this row of the batch.
+fn bad_rows(errors: &[RowError], first: u64) -> Error {
     let told = errors.iter().take(ROW_ERRORS_TOLD).map(|error| {
-        let row = i64::try_from(offset).ok().and_then(|offset| offset.checked_add(error.index)).unwrap_or(error.index);
+        let row = i64::try_from(first).ok().and_then(|first| first.checked_add(error.index)).unwrap_or(error.index);
         format!("row {row} of the batch: {}", error.message)
     });
     let told: Vec<_> = told.collect();

@@ -7,8 +7,8 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Request};
 
 use super::status::Refusal;
+use super::write::WriteApi;
 use super::write::proto::{AppendRowsRequest, AppendRowsResponse};
-use super::write::{COMPRESSION, WriteApi};
 use crate::error::Result;
 
 /// Requests, or answers, that may wait.
@@ -31,10 +31,7 @@ impl Connection {
         let (answered, answers) = mpsc::channel(REQUESTS_MAX);
         let outgoing = poll_fn(move |context| waiting.poll_recv(context));
         let request = api.request(outgoing, "write_stream", stream).await?;
-        let mut client = api.client();
-        if let Some(encoding) = COMPRESSION {
-            client = client.send_compressed(encoding);
-        }
+        let client = api.rows_client();
         let task = tokio::spawn(async move {
             // Nobody listens any more where this cannot be sent.
             let _ = answered.send(Err(run(client, request, &answered).await)).await;

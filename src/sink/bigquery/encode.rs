@@ -28,6 +28,8 @@ const ALIGNMENT: usize = 8;
 /// Rows in one IPC message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message {
+    /// How many rows came before them.
+    pub(super) first: u64,
     /// How many.
     pub(super) rows: u64,
     /// The message, with its length before it.
@@ -46,6 +48,8 @@ pub(super) struct Encoder {
     gathered_rows: usize,
     gathered_bytes: usize,
     message_bytes_max: usize,
+    /// Rows that are in messages.
+    encoded_rows: u64,
 }
 
 impl Encoder {
@@ -62,6 +66,7 @@ impl Encoder {
             gathered_rows: 0,
             gathered_bytes: 0,
             message_bytes_max: MESSAGE_BYTES_MAX,
+            encoded_rows: 0,
         })
     }
 
@@ -123,7 +128,9 @@ impl Encoder {
         let rows = batch.num_rows();
         let bytes = self.message(batch)?;
         if bytes.len() <= self.message_bytes_max {
-            messages.push(Message { rows: rows as u64, bytes: bytes.into() });
+            let rows = rows as u64;
+            messages.push(Message { first: self.encoded_rows, rows, bytes: bytes.into() });
+            self.encoded_rows += rows;
             return Ok(());
         }
         let length = bytes.len();

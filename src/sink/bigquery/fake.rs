@@ -29,7 +29,7 @@ use super::write::proto::{
 use super::write::{Pacing, WriteApi, rpc};
 use crate::change::types::ColumnType;
 use crate::clock::SystemClock;
-use crate::config::{BigQueryConfig, Create, DatasetName};
+use crate::config::{BigQueryConfig, Compression, Create, DatasetName};
 use crate::sink::Column;
 use crate::sink::token::Tokens;
 
@@ -83,6 +83,10 @@ pub(super) struct State {
     pub(super) streams: BTreeMap<String, Kept>,
     pub(super) faults: VecDeque<Fault>,
     pub(super) creations: VecDeque<Status>,
+    /// Rows are acknowledged once a stream was asked for so often.
+    pub(super) acknowledges_after_creations: usize,
+    /// No more streams are made than these, if there is such a bound.
+    pub(super) streams_max: Option<usize>,
     /// What finalize answers instead of the truth.
     pub(super) row_count: Option<i64>,
     pub(super) commits: VecDeque<Result<BatchCommitWriteStreamsResponse, Status>>,
@@ -136,12 +140,18 @@ pub(in crate::sink) fn config(endpoint: Option<String>) -> BigQueryConfig {
         kms_key: None,
         labels: BTreeMap::new(),
         create: Create::Auto,
+        compression: Compression::Gzip,
         rest_endpoint: endpoint.clone(),
         grpc_endpoint: endpoint,
     }
 }
 
 impl State {
+    fn acknowledges(&self) -> bool {
+        let creations = self.calls.iter().filter(|call| *call == "create").count();
+        creations >= self.acknowledges_after_creations
+    }
+
     fn schema(&mut self) -> TableSchema {
         let mut columns = self.columns.clone();
         if self.last_column_unknown > 0 {
@@ -156,6 +166,9 @@ impl State {
         self.calls.push("create".into());
         if let Some(status) = self.creations.pop_front() {
             return Err(status);
+        }
+        if self.streams_max.is_some_and(|most| self.streams.len() >= most) {
+            return Err(Status::resource_exhausted("quota"));
         }
         let name = format!("{}/streams/s{}", request.parent, self.streams.len());
         self.streams.insert(name.clone(), Kept::default());
@@ -357,6 +370,9 @@ async fn serve(
     while let Ok(Some(request)) = requests.message().await {
         if let Some(first) = &arrow(&request).writer_schema {
             schema = first.serialized_schema.to_vec();
+        }
+        while !state.lock().unwrap().acknowledges() {
+            tokio::task::yield_now().await;
         }
         let (answer, ends) = answer(&mut state.lock().unwrap(), connection, &request, &schema);
         if let Some(answer) = answer {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::change::TableName;
 use crate::clock::StillClock;
-use crate::config::{BigQueryConfig, Create, DatasetName, Mode, OnDelete, StorageConfig};
+use crate::config::{BigQueryConfig, Compression, Create, DatasetName, Mode, OnDelete, StorageConfig};
 use crate::sink::Target;
 use crate::sink::bigquery::BigQuerySink;
 
@@ -70,6 +70,7 @@ impl Fake {
             kms_key: None,
             labels: BTreeMap::from([("team".to_owned(), "data".to_owned())]),
             create: Create::Auto,
+            compression: Compression::Gzip,
             rest_endpoint: Some(self.endpoint.clone()),
             grpc_endpoint: Some(self.endpoint.clone()),
         }

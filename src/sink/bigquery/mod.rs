@@ -40,6 +40,7 @@ mod schema;
 mod sql;
 mod staged;
 mod status;
+mod streams;
 mod switch;
 mod tables;
 mod trouble;

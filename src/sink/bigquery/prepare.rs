@@ -4,10 +4,9 @@ use arrow::array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 
-use super::append::Appender;
 use super::encode::Encoder;
 use super::staged::{Staged, StagedStream};
-use super::visible;
+use super::streams::{self, Queue};
 use super::write::WriteApi;
 use super::{BigQuerySink, Part, tables};
 use crate::error::{Error, Result};
@@ -45,33 +44,42 @@ struct Written {
     bytes: u64,
 }
 
-/// Writes the rows into a new stream of the table with this path.
+/// Writes the rows into new streams of the table with this path.
 async fn write_rows(
     api: &WriteApi,
     table: &str,
     log: &LogRows,
     first: RecordBatch,
-    mut rest: SendableRecordBatchStream,
+    rest: SendableRecordBatchStream,
 ) -> Result<Written> {
-    let name = visible::stream_with(api, table, &log.columns).await?;
     let mut encoder = Encoder::new(log.schema.clone())?;
-    let mut appender = Appender::new(api, name.clone(), encoder.schema_message()?);
+    let (queue, streams) = streams::begin(api, table, &log.columns, encoder.schema_message()?);
+    let (bytes, streams) = tokio::try_join!(make(encoder, log, first, rest, queue), streams.write())?;
+    Ok(Written { streams, bytes })
+}
+
+/// Makes the messages of all rows; gives their bytes.
+async fn make(
+    mut encoder: Encoder,
+    log: &LogRows,
+    first: RecordBatch,
+    mut rest: SendableRecordBatchStream,
+    queue: Queue,
+) -> Result<u64> {
     let mut bytes = 0;
     let mut next = Some(first);
     while let Some(batch) = next {
         for message in encoder.push(&log.lay_out(&batch)?)? {
             bytes += message.bytes.len() as u64;
-            appender.append(message).await?;
+            queue.push(message).await?;
         }
         next = next_rows(&mut rest).await?;
     }
     for message in encoder.finish()? {
         bytes += message.bytes.len() as u64;
-        appender.append(message).await?;
+        queue.push(message).await?;
     }
-    let rows = appender.finish().await?;
-    finalize(api, &name, rows).await?;
-    Ok(Written { streams: vec![StagedStream { name, rows }], bytes })
+    Ok(bytes)
 }
 
 /// The next batch that has rows.
@@ -83,19 +91,6 @@ async fn next_rows(stream: &mut SendableRecordBatchStream) -> Result<Option<Reco
         }
     }
     Ok(None)
-}
-
-/// Ends a stream that must have this many rows.
-///
-/// # Errors
-/// [`Retry`](crate::error::Kind::Retry) where it has others: it is left to lapse.
-pub(super) async fn finalize(api: &WriteApi, name: &str, rows: u64) -> Result<()> {
-    let counted = api.patiently(|| api.finalize(name)).await?;
-    let counted = counted.map_err(|refusal| refusal.error("a write stream cannot be finalized"))?;
-    if u64::try_from(counted) == Ok(rows) {
-        return Ok(());
-    }
-    Err(Error::retry(format!("a write stream has {counted} rows at BigQuery, but {rows} were sent")))
 }
 
 /// The log's columns without what the sink adds.

@@ -71,6 +71,38 @@ async fn rows_stand_in_a_finalized_stream_with_what_the_sink_adds() {
     assert_eq!(rows.column_by_name(columns::FILE_ID).unwrap().as_binary::<i32>().value(7), [1; 16]);
 }
 
+/// Writes more rows than one stream may have on their way; they are all there, each once.
+async fn write_many(fake: &Fake, api: &WriteApi) -> Vec<StagedStream> {
+    const ROWS: i64 = 400_000;
+    let more = (3..ROWS).step_by(10_000).map(|first| Ok(batch(first..(first + 10_000).min(ROWS))));
+    let written = write(api, more.collect()).await.unwrap();
+    assert_eq!(written.streams.iter().map(|stream| stream.rows).sum::<u64>(), ROWS as u64);
+    let state = fake.state();
+    let kept = written.streams.iter().flat_map(|stream| &state.streams[&stream.name].batches);
+    let mut ids: Vec<i64> =
+        kept.flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..ROWS).collect::<Vec<_>>());
+    assert!(written.streams.iter().all(|stream| state.streams[&stream.name].finalized));
+    written.streams
+}
+
+#[tokio::test]
+async fn rows_that_come_faster_than_a_stream_takes_them_go_into_several_each_once() {
+    let (fake, api) = Fake::start(&log_columns());
+    fake.state().acknowledges_after_creations = 2;
+    let streams = write_many(&fake, &api).await;
+    assert!((2..=super::streams::STREAMS_MAX).contains(&streams.len()), "{streams:?}");
+}
+
+#[tokio::test]
+async fn where_no_further_stream_can_be_made_the_first_takes_all() {
+    let (fake, api) = Fake::start(&log_columns());
+    fake.state().acknowledges_after_creations = 2;
+    fake.state().streams_max = Some(1);
+    assert_eq!(write_many(&fake, &api).await.len(), 1);
+}
+
 #[tokio::test]
 async fn no_row_is_written_before_the_api_knows_every_column() {
     let (fake, api) = Fake::start(&log_columns());

@@ -22,7 +22,7 @@ use tonic::{Request, Response, Status};
 use super::budget::StreamBudget;
 use super::status::Refusal;
 use crate::clock::Clock;
-use crate::config::BigQueryConfig;
+use crate::config::{BigQueryConfig, Compression};
 use crate::error::{Error, Result};
 use crate::sink::token::Tokens;
 
@@ -36,10 +36,6 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const CALL_MAX: Duration = Duration::from_secs(90);
 /// Largest message either way, in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Rows go compressed: at list prices the bytes saved on their way out of AWS cost far more than the CPU time that it
-/// takes, see `benches/wire.rs`.
-pub(super) const COMPRESSION: Option<CompressionEncoding> = Some(CompressionEncoding::Gzip);
-
 /// What BigQuery answers, inside what can go wrong on this side.
 pub(super) type Answer<T> = Result<Result<T, Refusal>>;
 
@@ -50,6 +46,7 @@ pub(super) struct WriteApi {
     tokens: Tokens,
     budget: StreamBudget,
     clock: Arc<dyn Clock>,
+    compression: Compression,
     pub(super) pacing: Pacing,
 }
 
@@ -94,6 +91,7 @@ impl WriteApi {
             tokens,
             budget: StreamBudget::new(),
             clock,
+            compression: config.compression,
             pacing: Pacing::default(),
         })
     }
@@ -162,6 +160,14 @@ impl WriteApi {
             request.metadata_mut().insert("authorization", bearer);
         }
         Ok(request)
+    }
+
+    /// A client that sends rows, compressed as the configuration says.
+    pub(super) fn rows_client(&self) -> BigQueryWriteClient<Channel> {
+        match self.compression {
+            Compression::Gzip => self.client().send_compressed(CompressionEncoding::Gzip),
+            Compression::None => self.client(),
+        }
     }
 
     /// A client on the next of the shared connections.
