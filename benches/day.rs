@@ -4,8 +4,8 @@
 //! `cargo bench --bench day` prints rows a second, bytes, and what memory and processor time freshet and the other side
 //! took, each a process of its own. In the environment: `FRESHET_DAY_FILES` is how many files of 20,000 rows there are (100; a day has
 //! 2,000), `FRESHET_KEYS_PERCENT` how many keys for 100 rows (20), `FRESHET_COMPRESSION` how rows are sent (`none`, as the
-//! processor time of gzip is more than all other; `gzip` is freshet's default). With `FRESHET_S3FS`, the program of
-//! `cargo install s3s-fs --features binary`, files come from S3 as that serves it. With `FRESHET_PYTHON`, a Python with what
+//! processor time of gzip is more than all other; `gzip` is freshet's default). With `FRESHET_S3` files come
+//! by S3's protocol from a third process. With `FRESHET_PYTHON`, a Python with what
 //! `benches/peers/requirements.txt` names, the same is done with pandas.
 
 #![allow(
@@ -16,7 +16,7 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 mod change_files;
+mod folder_s3;
 mod null_bigquery;
 mod shapes;
 
@@ -36,6 +37,8 @@ const FILE_ROWS: u64 = 20_000;
 const GROUP_ROWS: u64 = 10_000;
 /// How often a process is asked what it took.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Has this program serve S3 instead.
+const SERVE_S3: &str = "--serve-s3";
 /// In `/proc/PID/stat`, of a second.
 const TICKS: f64 = 100.0;
 const SQL: &str =
@@ -46,13 +49,18 @@ const SQL: &str =
 FROM user_actions";
 
 fn main() {
+    if let [_, serve, folder] = &std::env::args().collect::<Vec<_>>()[..]
+        && serve == SERVE_S3
+    {
+        return folder_s3::serve(folder);
+    }
     let folder = tempfile::tempdir().expect("a folder");
     let files = write(folder.path());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let server = Arc::new(NullBigQuery::default());
     let endpoint = runtime.block_on(null_bigquery::start(Arc::clone(&server)));
     let compression = std::env::var("FRESHET_COMPRESSION").unwrap_or_else(|_| "none".to_owned());
-    let s3 = std::env::var("FRESHET_S3FS").ok().map(|program| S3::start(&program, folder.path()));
+    let s3 = std::env::var_os("FRESHET_S3").map(|_| S3::start(folder.path()));
     let data = if s3.is_some() { "s3://data" } else { "data" };
     configure(folder.path(), data, &endpoint, &compression);
     let begun = Instant::now();
@@ -121,33 +129,29 @@ databases: {{casino: {{tables: [{{name: user_actions, mode: append}}]}}}}
     std::fs::write(folder.join("freshet.yaml"), config).expect("a file");
 }
 
-/// An S3-compatible server of the folder's own folders as buckets; it ends when dropped.
+/// The folder's own folders as buckets, served by this program in a process of its own, which ends when dropped.
 struct S3 {
     child: Child,
-    port: u16,
+    url: String,
 }
 
 impl S3 {
-    const KEY: &str = "bench";
-
-    fn start(program: &str, folder: &Path) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    fn start(folder: &Path) -> Self {
+        let program = std::env::current_exe().expect("it runs");
         let mut command = Command::new(program);
-        command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
-        command.args(["--access-key", Self::KEY, "--secret-key", Self::KEY]).arg(folder);
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the server starts");
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            std::thread::sleep(LOOK_EVERY);
-        }
-        Self { child, port }
+        let mut child = command.arg(SERVE_S3).arg(folder).stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut url = String::new();
+        let printed = child.stdout.as_mut().expect("it is piped");
+        BufReader::new(printed).read_line(&mut url).expect("it prints its URL");
+        Self { child, url: url.trim().to_owned() }
     }
 
-    fn environment(&self) -> [(&'static str, String); 4] {
+    fn environment(&self) -> [(&'static str, &str); 4] {
         [
-            ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port)),
-            ("AWS_REGION", "us-east-1".to_owned()),
-            ("AWS_ACCESS_KEY_ID", Self::KEY.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", Self::KEY.to_owned()),
+            ("AWS_ENDPOINT_URL", &self.url),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ACCESS_KEY_ID", "bench"),
+            ("AWS_SECRET_ACCESS_KEY", "bench"),
         ]
     }
 }

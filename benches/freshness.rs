@@ -1,8 +1,8 @@
 //! How old a change is when it is committed, step by step: from the moment its event can be received, through the
 //! daemon with 70 tables, to a sink that takes 0, 200 and 1,000 ms for each answer.
 //!
-//! `cargo bench --bench freshness` prints medians and 99th percentiles per step. Files come from memory, the ledger is a
-//! folder on disk.
+//! Then again with a table that has 100 times as many files as each of the others. `cargo bench --bench freshness` prints
+//! medians and 99th percentiles per step. Files come from memory, the ledger is a folder on disk.
 
 #![allow(clippy::expect_used, clippy::print_stdout, reason = "a bench ends where anything fails, and prints")]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
@@ -42,10 +42,13 @@ const TABLES: usize = 70;
 const FILES: usize = 15;
 const EVERY: Duration = Duration::from_secs(2);
 const ROWS: i64 = 100;
+/// As many files as another table has the hot one, where there is one.
+const HOT: usize = 100;
 
 /// When a file reached each step.
 #[derive(Debug, Clone, Copy)]
 struct Times {
+    is_hot: bool,
     receivable: Instant,
     received: Option<Instant>,
     preparing: Option<Instant>,
@@ -163,20 +166,24 @@ fn main() {
     );
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     for ack in [0, 200, 1_000] {
-        let log = runtime.block_on(run(Duration::from_millis(ack)));
-        tell(ack, &log);
+        let log = runtime.block_on(run(Duration::from_millis(ack), 1));
+        tell(&format!("{ack} ms"), &log, false);
     }
+    println!("one table has {HOT} times as many files, and the sink takes 200 ms for each answer");
+    let log = runtime.block_on(run(Duration::from_millis(200), HOT));
+    tell("others", &log, false);
+    tell("hot", &log, true);
 }
 
-async fn run(ack: Duration) -> Log {
+async fn run(ack: Duration, hot: usize) -> Log {
     let log: Log = Log::default();
     let store = Arc::new(InMemory::new());
-    let coming = Mutex::new(files(&store, &log).await);
+    let coming = Mutex::new(files(&store, &log, hot).await);
     let source = Arc::new(Stream {
         store,
         coming,
         log: Arc::clone(&log),
-        open: Mutex::new(TABLES * FILES),
+        open: Mutex::new((TABLES - 1 + hot) * FILES),
         done: Notify::new(),
     });
     let folder = tempfile::tempdir().expect("a folder");
@@ -209,13 +216,24 @@ fn name(table: usize) -> TableName {
     TableName::new("bench", format!("table_{table:02}"))
 }
 
-/// Every table's files, spread evenly over time.
-async fn files(store: &InMemory, log: &Log) -> VecDeque<(Instant, ChangeFile)> {
+/// When each table's next file comes: every table's spread evenly over time, the first one's so many times as often.
+fn times(hot: usize) -> Vec<(Instant, usize)> {
     let start = Instant::now() + Duration::from_secs(1);
-    let step = EVERY / u32::try_from(TABLES).expect("few tables");
+    let count = |number: usize| u32::try_from(number).expect("few files");
+    let of_table = |table: usize| {
+        let often = if table == 0 { hot } else { 1 };
+        let first = start + EVERY / count(TABLES) * count(table);
+        (0..FILES * often).map(move |number| (first + EVERY * count(number) / count(often), table))
+    };
+    let mut times: Vec<_> = (0..TABLES).flat_map(of_table).collect();
+    times.sort_unstable();
+    times
+}
+
+/// The files, in the order in which they come.
+async fn files(store: &InMemory, log: &Log, hot: usize) -> VecDeque<(Instant, ChangeFile)> {
     let mut coming = VecDeque::new();
-    for number in 0..TABLES * FILES {
-        let at = start + step * u32::try_from(number).expect("few files");
+    for (number, (at, table)) in times(hot).into_iter().enumerate() {
         let path = Path::from(format!("file_{number}.parquet.gz"));
         let bytes = content(i64::try_from(number).expect("few files") * ROWS);
         let size = bytes.len() as u64;
@@ -228,7 +246,7 @@ async fn files(store: &InMemory, log: &Log) -> VecDeque<(Instant, ChangeFile)> {
             version: "1".into(),
             e_tag: None,
             modified_ms: time_ms,
-            table: name(number % TABLES),
+            table: name(table),
             kind: FileKind::Cdc,
             format: FileFormat::Parquet,
             gzip: true,
@@ -237,6 +255,7 @@ async fn files(store: &InMemory, log: &Log) -> VecDeque<(Instant, ChangeFile)> {
             rows: None,
         };
         let times = Times {
+            is_hot: hot > 1 && table == 0,
             receivable: at,
             received: None,
             preparing: None,
@@ -264,7 +283,7 @@ fn content(first: i64) -> Vec<u8> {
     encoder.finish().expect("memory takes all")
 }
 
-fn tell(ack: u64, log: &Log) {
+fn tell(what: &str, log: &Log, is_hot: bool) {
     type Step = fn(&Times) -> (Option<Instant>, Option<Instant>);
     let steps: [Step; 6] = [
         |times| (Some(times.receivable), times.received),
@@ -278,6 +297,7 @@ fn tell(ack: u64, log: &Log) {
     let of = |step: &Step| {
         let mut taken: Vec<Duration> = log
             .values()
+            .filter(|times| times.is_hot == is_hot)
             .map(step)
             .map(|(from, to)| to.expect("every file was committed").duration_since(from.expect("a start")))
             .collect();
@@ -287,7 +307,7 @@ fn tell(ack: u64, log: &Log) {
     };
     let told: Vec<String> = steps.iter().map(of).collect();
     println!(
-        "{ack:>5} ms {:>12} {:>12} {:>12} {:>12} {:>12} {:>14}",
+        "{what:>8} {:>12} {:>12} {:>12} {:>12} {:>12} {:>14}",
         told[0], told[1], told[2], told[3], told[4], told[5]
     );
 }

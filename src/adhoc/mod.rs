@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
 use datafusion::common::TableReference;
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::datasource::ViewTable;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
@@ -112,7 +113,11 @@ impl AdHoc {
     async fn open_files(&self, files: Vec<ChangeFile>, csv: &CsvConfig) -> Result<Vec<OpenedFile>> {
         let opening = files.into_iter().map(|file| {
             let (opener, csv) = (self.opener.clone(), csv.clone());
-            async move { opener.open(file, &csv).await }
+            // A task of its own, as inflating keeps a core busy.
+            async move {
+                let opened = SpawnedTask::spawn(async move { opener.open(file, &csv).await }).join().await;
+                opened.unwrap_or_else(|cause| Err(Error::bug("a file's opening was broken off").because(cause)))
+            }
         });
         futures::stream::iter(opening.collect::<Vec<_>>()).buffered(FILES_AT_ONCE).try_collect().await
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::DateTime;
 
 use super::cursor::Cursor;
+use super::memory_limit::memory_limit;
 use super::{
     BigQueryConfig, Compression, Config, Create, CsvConfig, DatasetName, DmsTask, Mode, NotificationChannel, OnDelete,
     Order, PipelineConfig, QUERIES, Since, SinkConfig, SourceConfig, StorageConfig, TableConfig, checks,
@@ -372,7 +373,7 @@ fn delimiter(at: &Cursor<'_>) -> Result<char> {
 
 /// Limits as they are where none are written: a merge costs money at BigQuery, so there it serves more changes.
 fn pipeline_defaults(sink: Option<&SinkConfig>) -> PipelineConfig {
-    let own = PipelineConfig::default();
+    let own = PipelineConfig::within(memory_limit());
     match sink {
         Some(SinkConfig::BigQuery(_)) => PipelineConfig { merge_every: Duration::from_secs(60), ..own },
         _ => own,
@@ -388,13 +389,16 @@ fn pipeline(at: &Cursor<'_>, folder: &Path, own: PipelineConfig) -> Result<Pipel
         rows_max: read(at, "batch_rows", |at| at.integer(1))?.unwrap_or(own.limits.rows_max),
         age_max: read(at, "batch_age", Cursor::duration)?.unwrap_or(own.limits.age_max),
     };
+    let tables_at_once = read(at, "tables_at_once", |at| at.integer(1))?.unwrap_or(own.tables_at_once);
+    let memory_bytes = size("memory", own.memory_bytes)?;
+    let own = PipelineConfig { tables_at_once, ..own }.of_memory(memory_bytes);
     let config = PipelineConfig {
         limits,
         retry_attempts: read(at, "retry_attempts", |at| at.integer(1))?.unwrap_or(own.retry_attempts),
         error_threshold: read(at, "error_threshold", Cursor::share)?.unwrap_or(own.error_threshold),
-        memory_bytes: size("memory", own.memory_bytes)?,
+        memory_bytes,
         table_memory_bytes_min: size("table_memory_min", own.table_memory_bytes_min)?,
-        tables_at_once: read(at, "tables_at_once", |at| at.integer(1))?.unwrap_or(own.tables_at_once),
+        tables_at_once,
         inflate_memory_bytes_max: size("inflate_memory", own.inflate_memory_bytes_max)?,
         inflate_bytes_max: size("inflate_max", own.inflate_bytes_max)?,
         staging: read(at, "staging", |at| path(at, folder))?,

@@ -297,6 +297,23 @@ fn limits_are_checked() {
 }
 
 #[test]
+fn what_is_not_written_fits_the_memory_that_is_and_the_machine() {
+    let limits = |room| {
+        let limits = PipelineConfig::within(room);
+        (limits.memory_bytes >> 20, limits.table_memory_bytes_min >> 20, limits.inflate_memory_bytes_max >> 20)
+    };
+    assert_eq!(limits(None), (512, 32, 64));
+    assert_eq!(limits(Some(16 << 30)), (512, 32, 64));
+    assert_eq!(limits(Some(512 << 20)), (128, 32, 16));
+    assert_eq!(limits(Some(128 << 20)), (32, 8, 4));
+    check(
+        "pipeline_config: {memory: 64MiB, tables_at_once: 8}",
+        |c| (c.pipeline.table_memory_bytes_min >> 20, c.pipeline.inflate_memory_bytes_max >> 20),
+        (8, 8),
+    );
+}
+
+#[test]
 fn a_horizon_that_means_nothing_or_leaves_no_room_is_refused() {
     let start = "`databases.shop.tables[orders]";
     for keys in ["mode: append, late_horizon: 30d", "on_delete: mark, late_horizon: 30d"] {
