@@ -8,6 +8,8 @@ use tokio::time::Instant;
 
 /// Streams that may be made at once after a quiet time.
 const BURST: f64 = 200.0;
+/// So many are kept for batches that have none yet.
+const KEPT: f64 = BURST / 2.0;
 /// Streams a second from then on: 9,000 an hour, where Google allows a project 10,000 in a region.
 /// See <https://cloud.google.com/bigquery/quotas#write-api-limits>.
 const A_SECOND: f64 = 2.5;
@@ -32,6 +34,12 @@ impl StreamBudget {
         Self { state: Mutex::new(State { left: BURST, at: None }) }
     }
 
+    /// Whether there are so many left that a batch may have more than one.
+    pub(super) fn has_spare(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.left_at(Instant::now()) > KEPT
+    }
+
     /// Waits until one more stream may be made.
     pub(super) async fn take(&self) {
         let wait = self.state.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
@@ -45,10 +53,14 @@ impl StreamBudget {
 impl State {
     /// Takes one, and says how long it must wait.
     fn take(&mut self, now: Instant) -> Duration {
-        let passed = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        self.left = (self.left + passed.as_secs_f64() * A_SECOND).min(BURST) - 1.0;
+        self.left = self.left_at(now) - 1.0;
         self.at = Some(now);
         Duration::from_secs_f64((-self.left / A_SECOND).max(0.0))
+    }
+
+    fn left_at(&self, now: Instant) -> f64 {
+        let passed = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        (self.left + passed.as_secs_f64() * A_SECOND).min(BURST)
     }
 }
 
@@ -63,6 +75,16 @@ mod tests {
         assert!((0..200).all(|_| state.take(now).is_zero()));
         assert_eq!(state.take(now), Duration::from_millis(400));
         assert_eq!(state.take(now), Duration::from_millis(800));
+    }
+
+    #[tokio::test]
+    async fn half_of_the_budget_is_kept_for_batches_that_have_no_stream() {
+        let budget = StreamBudget::new();
+        assert!(budget.has_spare());
+        for _ in 0..120 {
+            budget.take().await;
+        }
+        assert!(!budget.has_spare());
     }
 
     #[tokio::test]

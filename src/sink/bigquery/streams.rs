@@ -101,6 +101,9 @@ impl Streams<'_> {
 
     /// A further stream helps, and no row waits for it: where it cannot be made the others take all.
     async fn further(&self) -> Result<Option<StagedStream>> {
+        if !self.api.has_spare_stream() {
+            return Ok(None);
+        }
         let made = tokio::select! {
             made = visible::stream_with(self.api, self.table, self.columns) => made,
             () = self.made.cancelled() => return Ok(None),

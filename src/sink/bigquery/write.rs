@@ -105,6 +105,11 @@ impl WriteApi {
         Ok(answer(self.client().create_write_stream(limited(request)).await))
     }
 
+    /// Whether the quota leaves a batch more than one stream.
+    pub(super) fn has_spare_stream(&self) -> bool {
+        self.budget.has_spare()
+    }
+
     /// Looks at a stream, and at its table's schema.
     pub(super) async fn stream(&self, name: &str) -> Answer<WriteStream> {
         let message = GetWriteStreamRequest { name: name.to_owned(), view: WriteStreamView::Full.into() };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
 use chrono::{DateTime, TimeDelta};
@@ -14,7 +15,7 @@ use freshet::sink::bigquery::BigQuerySink;
 use freshet::sink::{Rows, Sink, Target, is_sampled};
 
 use crate::bigquery_sink;
-use crate::strict_bigquery::{Options, PROJECT, RowFormat, StrictBigQuery};
+use crate::strict_bigquery::{Fault, Options, PROJECT, RowFormat, StrictBigQuery, What};
 
 pub(super) fn target(on_delete: OnDelete) -> Target {
     Target {
@@ -112,6 +113,24 @@ async fn changes_go_through_log_tombstones_final_table_and_view() {
     assert!(appends.iter().all(|append| append.rows == Some(RowFormat::Arrow) && append.offset.is_some()));
     let requests = server.requests();
     assert!(requests.iter().all(|request| !request.is_authorized), "credentials go out without encryption");
+}
+
+#[tokio::test]
+async fn a_batch_in_several_streams_is_committed_whole_and_once() {
+    const ROWS: i64 = 100_000;
+    let server = StrictBigQuery::start(Options::default()).await;
+    let (sink, target) = (sink(&server), target(OnDelete::Remove));
+    // More comes meanwhile than one stream may have on its way.
+    server.faults().push(Fault::on("AppendRows", What::Slow(Duration::from_secs(5))));
+    let values: Vec<String> = (0..ROWS).map(|id| format!("{id:0>400}")).collect();
+    let changes: Vec<Change<'_>> = (0..ROWS).zip(&values).map(|(id, value)| (id, value.as_str(), "I", "01")).collect();
+    let counts = carry(&sink, &target, 1, &changes).await;
+    assert_eq!(counts, MergeCounts { inserted: ROWS as u64, ..MergeCounts::default() });
+    assert!(server.requests_of("CreateWriteStream").len() > 1, "one stream took it all");
+    let rows = server.table_rows("shop.orders_changes");
+    let mut ids: Vec<_> = rows.iter().map(|row| row["id"].as_i64().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..ROWS).collect::<Vec<_>>());
 }
 
 #[tokio::test]
