@@ -5,7 +5,7 @@
 //! took, each a process of its own. In the environment: `FRESHET_DAY_FILES` is how many files of 20,000 rows there are (100; a day has
 //! 2,000), `FRESHET_KEYS_PERCENT` how many keys for 100 rows (20), `FRESHET_COMPRESSION` how rows are sent (`none`, as the
 //! processor time of gzip is more than all other; `gzip` is freshet's default). With `FRESHET_S3` files come
-//! by S3's protocol from a third process. With `FRESHET_PYTHON`, a Python with what
+//! by S3's protocol from a third process, which answers for each so many milliseconds later. With `FRESHET_PYTHON`, a Python with what
 //! `benches/peers/requirements.txt` names, the same is done with pandas.
 
 #![allow(
@@ -49,10 +49,10 @@ const SQL: &str =
 FROM user_actions";
 
 fn main() {
-    if let [_, serve, folder] = &std::env::args().collect::<Vec<_>>()[..]
+    if let [_, serve, folder, delay] = &std::env::args().collect::<Vec<_>>()[..]
         && serve == SERVE_S3
     {
-        return folder_s3::serve(folder);
+        return folder_s3::serve(folder, Duration::from_millis(delay.parse().expect("milliseconds")));
     }
     let folder = tempfile::tempdir().expect("a folder");
     let files = write(folder.path());
@@ -60,7 +60,7 @@ fn main() {
     let server = Arc::new(NullBigQuery::default());
     let endpoint = runtime.block_on(null_bigquery::start(Arc::clone(&server)));
     let compression = std::env::var("FRESHET_COMPRESSION").unwrap_or_else(|_| "none".to_owned());
-    let s3 = std::env::var_os("FRESHET_S3").map(|_| S3::start(folder.path()));
+    let s3 = asked("FRESHET_S3").map(|delay| S3::start(folder.path(), delay));
     let data = if s3.is_some() { "s3://data" } else { "data" };
     configure(folder.path(), data, &endpoint, &compression);
     let begun = Instant::now();
@@ -136,10 +136,11 @@ struct S3 {
 }
 
 impl S3 {
-    fn start(folder: &Path) -> Self {
+    fn start(folder: &Path, delay: u64) -> Self {
         let program = std::env::current_exe().expect("it runs");
         let mut command = Command::new(program);
-        let mut child = command.arg(SERVE_S3).arg(folder).stdout(Stdio::piped()).spawn().expect("it starts");
+        command.arg(SERVE_S3).arg(folder).arg(delay.to_string());
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
         let mut url = String::new();
         let printed = child.stdout.as_mut().expect("it is piped");
         BufReader::new(printed).read_line(&mut url).expect("it prints its URL");

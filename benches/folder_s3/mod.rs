@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -15,13 +16,13 @@ const KEYS_MAX: usize = 1_000;
 const MODIFIED: &str = "2025-11-21T00:00:00.000Z";
 const LAST_MODIFIED: &str = "Fri, 21 Nov 2025 00:00:00 GMT";
 
-/// Prints its URL, and serves until the process is killed.
-pub(crate) fn serve(folder: &str) {
+/// Prints its URL, and serves until the process is killed; an object is answered for so much later.
+pub(crate) fn serve(folder: &str, delay: Duration) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         println!("http://{}", listener.local_addr().expect("it is bound"));
-        let routes = axum::Router::new().fallback(answer).with_state(Arc::new(PathBuf::from(folder)));
+        let routes = axum::Router::new().fallback(answer).with_state(Arc::new((PathBuf::from(folder), delay)));
         let routes = tonic::service::Routes::from(routes);
         let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
         let server = tonic::transport::Server::builder().accept_http1(true);
@@ -29,13 +30,15 @@ pub(crate) fn serve(folder: &str) {
     });
 }
 
-async fn answer(State(folder): State<Arc<PathBuf>>, request: Request) -> Response {
+async fn answer(State(served): State<Arc<(PathBuf, Duration)>>, request: Request) -> Response {
+    let (folder, delay) = served.as_ref();
     let query = request.uri().query().unwrap_or_default();
     let query: BTreeMap<_, _> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     let path = request.uri().path().trim_matches('/').to_owned();
     if query.contains_key("list-type") {
         return Response::new(Body::from(list(&folder.join(&path), &query)));
     }
+    tokio::time::sleep(*delay).await;
     match tokio::fs::read(folder.join(&path)).await {
         Ok(content) => {
             let object = Response::builder().header(header::ETAG, e_tag(content.len() as u64));

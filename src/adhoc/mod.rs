@@ -31,7 +31,7 @@ use crate::transform::{names, place};
 mod union;
 
 /// Files opened at once.
-const FILES_AT_ONCE: usize = 4;
+const FILES_AT_ONCE: usize = 16;
 /// Most files of all tables together.
 const FILES_MAX: usize = 2_000_000;
 /// The schema in which a table can be named without its database, where only one database has it.

@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::json::{ArrayWriter, LineDelimitedWriter};
 use datafusion::execution::SendableRecordBatchStream;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::ArrowWriter;
 
 use crate::cli::{output_error, tell};
@@ -33,7 +33,7 @@ pub(super) enum Format {
 
 type Out = BufWriter<Stdout>;
 
-/// Writes all rows; `rows_max` bounds only [`Format::Table`].
+/// Writes all rows; `rows_max` bounds only [`Format::Table`]. Of what has no columns, such as a SET, nothing is written.
 ///
 /// # Errors
 /// Those of the rows, and those of stdout.
@@ -42,6 +42,9 @@ pub(super) async fn write(rows: SendableRecordBatchStream, format: Format, rows_
         return Err(
             Error::user("Parquet is not for a terminal").hint("add `> rows.parquet`, or choose another --format")
         );
+    }
+    if rows.schema().fields().is_empty() {
+        return rows.map(|batch| batch.map(drop).map_err(Error::of_rows)).try_collect().await;
     }
     if format == Format::Table {
         return write_table(rows, rows_max).await;

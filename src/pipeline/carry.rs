@@ -24,8 +24,8 @@ use crate::pipeline::table_run::{TableRun, patiently};
 use crate::trial::failpoint;
 use crate::trial::planted::Planted;
 
-/// Files opened at once.
-const FILES_AT_ONCE: usize = 4;
+/// Files opened at once: fetched from S3, each waits for its first byte.
+const FILES_AT_ONCE: usize = 16;
 /// How often the rows of one batch may turn out lost before the table stops.
 const LOST_MAX: u32 = 3;
 

@@ -13,7 +13,7 @@ use crate::change_files::parquet;
 use crate::scene::Scene;
 
 /// Snapshots: a name and the arguments after `query --files demo/data`.
-const CASES: [(&str, &[&str]); 24] = [
+const CASES: [(&str, &[&str]); 25] = [
     (
         "count_of_each_operation",
         &["SELECT _cdc_operation AS op, count(*) AS n FROM casino_db2.game_results GROUP BY 1 ORDER BY 1"],
@@ -78,6 +78,10 @@ const CASES: [(&str, &[&str]); 24] = [
     ("an_unknown_table", &["SELECT 1 FROM nowhere"]),
     ("sql_that_does_not_parse", &["SELECT result_id\nFORM game_results"]),
     ("an_unknown_function", &["SELECT bitt(result_id) FROM game_results"]),
+    (
+        "a_set_writes_nothing",
+        &["--format", "json", "SET freshet.latest_per_key = false; SELECT count(*) AS n FROM game_results"],
+    ),
     ("several_statements", &["--format", "csv", "SELECT 1 AS one; SELECT 2 AS two"]),
     ("no_files_here", &["--files", "tests/it/golden/nothing", "SELECT 1"]),
 ];
