@@ -390,8 +390,12 @@ fn pipeline(at: &Cursor<'_>, folder: &Path, own: PipelineConfig) -> Result<Pipel
         age_max: read(at, "batch_age", Cursor::duration)?.unwrap_or(own.limits.age_max),
     };
     let tables_at_once = read(at, "tables_at_once", |at| at.integer(1))?.unwrap_or(own.tables_at_once);
-    let memory_bytes = size("memory", own.memory_bytes)?;
-    let own = PipelineConfig { tables_at_once, ..own }.of_memory(memory_bytes);
+    // What is written of the rest is not refused for a `memory` that is not written.
+    let sure_of = size("table_memory_min", 0)?.saturating_mul(u64::try_from(tables_at_once).unwrap_or(u64::MAX));
+    let demanded = sure_of.max(size("inflate_memory", 0)?).min(PipelineConfig::default().memory_bytes);
+    let memory_bytes = size("memory", own.memory_bytes.max(demanded))?;
+    let roomy = PipelineConfig { tables_at_once, ..PipelineConfig::default() }.of_memory(memory_bytes);
+    let own = PipelineConfig { merge_every: own.merge_every, ..roomy };
     let config = PipelineConfig {
         limits,
         retry_attempts: read(at, "retry_attempts", |at| at.integer(1))?.unwrap_or(own.retry_attempts),

@@ -311,6 +311,7 @@ fn what_is_not_written_fits_the_memory_that_is_and_the_machine() {
         |c| (c.pipeline.table_memory_bytes_min >> 20, c.pipeline.inflate_memory_bytes_max >> 20),
         (8, 8),
     );
+    check("pipeline_config: {inflate_memory: 256MiB}", |c| c.pipeline.memory_bytes >= 256 << 20, true);
 }
 
 #[test]

@@ -75,8 +75,11 @@ impl Streams<'_> {
     /// [`Data`](crate::error::Kind::Data) where BigQuery does not take a row, [`Retry`](crate::error::Kind::Retry) where
     /// another time may do; what was written lapses.
     pub(super) async fn write(self) -> Result<Vec<StagedStream>> {
+        let first = visible::stream_with(self.api, self.table, self.columns).await?;
+        // What had to wait until now waited for the first stream to be made.
+        let _ = self.more.notified().now_or_never();
         let (mut under_way, mut written) = (FuturesUnordered::new(), Vec::new());
-        under_way.push(self.first().boxed());
+        under_way.push(self.fill(first).boxed());
         let mut begun = 1;
         loop {
             tokio::select! {
@@ -92,11 +95,6 @@ impl Streams<'_> {
         }
         drop(under_way);
         Ok(written)
-    }
-
-    async fn first(&self) -> Result<Option<StagedStream>> {
-        let name = visible::stream_with(self.api, self.table, self.columns).await?;
-        self.fill(name).await
     }
 
     /// A further stream helps, and no row waits for it: where it cannot be made the others take all.
