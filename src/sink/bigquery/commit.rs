@@ -38,6 +38,8 @@ enum Answered {
     Nothing,
     /// None of the streams exists.
     Absent,
+    /// Some of the streams do not exist, and of the others it says nothing.
+    PartlyAbsent(String),
     /// The streams are in another state than the commit needs, or in several.
     Odd(String),
     /// It did not work.
@@ -49,15 +51,17 @@ async fn settle<F>(api: &WriteApi, table: &str, staged: &Staged, count: impl Fn(
 where
     F: Future<Output = Result<u64>> + Send,
 {
-    let mut last = String::new();
+    let (mut last, mut is_absent) = (String::new(), false);
     for tried in 1..=api.pacing.tries_max {
         let names = staged.names();
-        match read(api.commit(table, names.clone()).await?, &names) {
+        let answered = read(api.commit(table, names.clone()).await?, &names);
+        is_absent = matches!(answered, Answered::PartlyAbsent(_));
+        match answered {
             Answered::Committed => return Ok(CommitOutcome::Committed),
             Answered::Absent => return lapsed(api, staged, count).await,
             Answered::Failed(refusal) => return Err(refusal.error("rows cannot be committed at BigQuery")),
             Answered::Nothing => last = "it gave neither a commit time nor an error".to_owned(),
-            Answered::Odd(why) => {
+            Answered::Odd(why) | Answered::PartlyAbsent(why) => {
                 if is_committed(api, staged, &count).await? {
                     return Ok(CommitOutcome::Committed);
                 }
@@ -66,6 +70,9 @@ where
             }
         }
         api.pause(tried).await;
+    }
+    if is_absent {
+        return lapsed(api, staged, count).await;
     }
     Err(Error::retry(format!("BigQuery does not say whether rows are committed: {last}"))
         .hint("the commit is tried again, which does no harm"))
@@ -101,7 +108,11 @@ fn read_errors(errors: &[StorageError], names: &[String]) -> Answered {
         return Answered::Failed(Refusal::of_streams(errors));
     }
     let told = errors.iter().map(|error| format!("{} {}", error.code().as_str_name(), error.error_message));
-    Answered::Odd(told.collect::<Vec<_>>().join("; "))
+    let told = told.collect::<Vec<_>>().join("; ");
+    match errors.iter().all(|error| error.code() == StorageErrorCode::StreamNotFound) {
+        true => Answered::PartlyAbsent(told),
+        false => Answered::Odd(told),
+    }
 }
 
 /// Whether the errors say this of the stream, and nothing else. An error that names no stream is of the only one.
@@ -166,7 +177,7 @@ async fn finalize_all(api: &WriteApi, staged: &Staged) -> Result<()> {
     Ok(())
 }
 
-/// No stream was found by the commit. Where that holds for each by itself, the table's rows of the batch are
+/// The commit found no stream, or again and again not all of them. Where that holds for each by itself, the table's rows of the batch are
 /// counted, and only that count says that they are lost.
 async fn lapsed<F>(api: &WriteApi, staged: &Staged, count: impl Fn() -> F) -> Result<CommitOutcome>
 where

@@ -163,6 +163,21 @@ async fn streams_that_are_gone_are_lost_only_if_the_table_has_none_of_their_rows
 }
 
 #[tokio::test]
+async fn where_one_of_two_streams_is_said_to_be_gone_both_are_looked_for() {
+    let tries = 4;
+    let of_one = [says(&[(1, S::StreamNotFound)]), status(Code::NotFound, S::StreamNotFound)];
+    for answer in of_one {
+        let again = || Scene::two(vec![answer.clone(); 99]);
+        again().gone().becomes(Lost, tries, tries + 1).await;
+        again().gone().rows(4).becomes(Committed, 1, 1).await;
+        // One of them is there, and may be committed yet.
+        again().fails(Kind::Retry).await;
+        again().committed(&[0]).fails(Kind::Retry).await;
+    }
+    Scene::two(vec![says(&[(1, S::StreamNotFound)])]).becomes(Committed, 2, 1).await;
+}
+
+#[tokio::test]
 async fn some_of_the_rows_of_a_lost_stream_stop_the_table() {
     let gone = says(&[(0, S::StreamNotFound)]);
     let error = Scene::of(vec![gone]).gone().rows(1).fails(Kind::User).await;
