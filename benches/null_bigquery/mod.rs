@@ -1,8 +1,6 @@
 //! A BigQuery that acknowledges rows at once and keeps none: what it costs is receiving them.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -21,14 +19,18 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tonic::codec::CompressionEncoding;
 use tonic::codegen::http::{Method, StatusCode};
-use tonic::codegen::{Context, Poll, Service};
 use tonic::server::Grpc;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use grpc_method::GrpcMethod;
+
+#[path = "../../tests/it/strict_bigquery/grpc_method.rs"]
+mod grpc_method;
+
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
-/// Bytes that a client may send before they are taken, as Google lets it.
+/// Bytes that a client may send before they are taken: enough that it is the client that is measured.
 const WINDOW: u32 = 16 << 20;
 /// Of an encapsulated Arrow message: the mark of its beginning and its length.
 const MESSAGE_PREFIX: usize = 8;
@@ -159,7 +161,7 @@ fn acknowledged(
 }
 
 fn append_rows(server: Arc<NullBigQuery>, request: Request) -> BoxFuture<'static, Response> {
-    let method = Answering(move |request: tonic::Request<Streaming<proto::AppendRowsRequest>>| {
+    let method = GrpcMethod(move |request: tonic::Request<Streaming<proto::AppendRowsRequest>>| {
         let server = Arc::clone(&server);
         async move {
             let answers: Answers = acknowledged(server, request.into_inner()).boxed();
@@ -180,7 +182,7 @@ where
     Asked: Message + Default + 'static,
     Answered: Message + Default + 'static,
 {
-    let method = Answering(move |request: tonic::Request<Asked>| {
+    let method = GrpcMethod(move |request: tonic::Request<Asked>| {
         let answered = answer(request.into_inner());
         async move { Ok(tonic::Response::new(answered)) }
     });
@@ -195,25 +197,4 @@ where
     Grpc::new(ProstCodec::default())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .accept_compressed(CompressionEncoding::Gzip)
-}
-
-/// A function as the service of one method.
-struct Answering<F>(F);
-
-impl<F, A, Asked, Answered> Service<tonic::Request<Asked>> for Answering<F>
-where
-    F: FnMut(tonic::Request<Asked>) -> A,
-    A: Future<Output = Result<tonic::Response<Answered>, Status>> + Send + 'static,
-{
-    type Response = tonic::Response<Answered>;
-    type Error = Status;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: tonic::Request<Asked>) -> Self::Future {
-        Box::pin((self.0)(request))
-    }
 }

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::{MemorySchemaProvider, SchemaProvider};
 use datafusion::common::TableReference;
-use datafusion::common::runtime::SpawnedTask;
 use datafusion::datasource::ViewTable;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
@@ -17,7 +16,7 @@ use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::catalog::opened::{OpenedFile, Opener};
+use crate::catalog::opened::{OPENED_AT_ONCE, OpenedFile, Opener};
 use crate::change::{ChangeFile, FileFormat, TableName};
 use crate::config::{Config, CsvConfig, TableConfig};
 use crate::error::{Error, Result};
@@ -30,8 +29,6 @@ use crate::transform::{names, place};
 
 mod union;
 
-/// Files opened at once.
-const FILES_AT_ONCE: usize = 16;
 /// Most files of all tables together.
 const FILES_MAX: usize = 2_000_000;
 /// The schema in which a table can be named without its database, where only one database has it.
@@ -111,15 +108,8 @@ impl AdHoc {
     }
 
     async fn open_files(&self, files: Vec<ChangeFile>, csv: &CsvConfig) -> Result<Vec<OpenedFile>> {
-        let opening = files.into_iter().map(|file| {
-            let (opener, csv) = (self.opener.clone(), csv.clone());
-            // A task of its own, as inflating keeps a core busy.
-            async move {
-                let opened = SpawnedTask::spawn(async move { opener.open(file, &csv).await }).join().await;
-                opened.unwrap_or_else(|cause| Err(Error::bug("a file's opening was broken off").because(cause)))
-            }
-        });
-        futures::stream::iter(opening.collect::<Vec<_>>()).buffered(FILES_AT_ONCE).try_collect().await
+        let opening: Vec<_> = files.into_iter().map(|file| self.opener.open(file, csv)).collect();
+        futures::stream::iter(opening).buffered(OPENED_AT_ONCE).try_collect().await
     }
 
     /// What was assumed since the last call.

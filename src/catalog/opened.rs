@@ -8,9 +8,10 @@ use ::parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::physical_expr::PhysicalExpr;
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt};
 use object_store::ObjectStore;
 
 use crate::catalog::content::{Content, Stored};
@@ -21,6 +22,8 @@ use crate::change::{ChangeFile, FileFormat};
 use crate::config::CsvConfig;
 use crate::error::{Error, Kind, Result};
 
+/// Files that one table opens at once: fetched from S3, each waits for its first byte.
+pub const OPENED_AT_ONCE: usize = 16;
 /// No column's name is longer; MySQL's have up to 64 characters.
 const NAME_BYTES_MAX: usize = 1_024;
 
@@ -78,16 +81,21 @@ impl Opener {
         Self { store, staging }
     }
 
-    /// Fetches what is needed to know the file's schema: all of a gzipped or CSV file, else the footer.
+    /// Fetches what is needed to know the file's schema: all of a gzipped or CSV file, else the footer. It does so in a task
+    /// of its own, as inflating keeps a core busy; the task ends where it is no longer waited for.
     ///
     /// # Errors
     /// [`Data`](Kind::Data) where the file is not what its name says, [`Retry`](Kind::Retry) where it cannot be
     /// read now; both name the file.
     pub async fn open(&self, file: ChangeFile, csv: &CsvConfig) -> Result<OpenedFile> {
-        let location = file.location.clone();
-        let table = file.table.clone();
-        let opening = std::panic::AssertUnwindSafe(self.open_body(file, csv)).catch_unwind().await;
-        opening.unwrap_or_else(|_| Err(broken_reader())).map_err(|error| error.in_file(location).in_table(table))
+        let (location, table) = (file.location.clone(), file.table.clone());
+        let (opener, csv) = (self.clone(), csv.clone());
+        let opening = SpawnedTask::spawn(async move { opener.open_body(file, &csv).await }).join().await;
+        let opened = opening.unwrap_or_else(|ended| match ended.is_panic() {
+            true => Err(broken_reader()),
+            false => Err(Error::bug("a file's opening was broken off").because(ended)),
+        });
+        opened.map_err(|error| error.in_file(location).in_table(table))
     }
 
     async fn open_body(&self, file: ChangeFile, csv: &CsvConfig) -> Result<OpenedFile> {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::change::TableName;
+use crate::cli::memory_limit::memory_limit;
 use crate::config::Config;
 use crate::error::{Error, Kind, Result, chain};
 use crate::observe::log;
@@ -17,6 +18,7 @@ mod backfill;
 mod carry;
 mod check;
 mod ledger;
+mod memory_limit;
 mod output;
 mod query;
 mod rebuild;
@@ -59,7 +61,7 @@ impl ConfigArgs {
     fn load(&self) -> Result<Config> {
         let default = [PathBuf::from(DEFAULT_CONFIG)];
         let paths = if self.config.is_empty() { &default[..] } else { &self.config };
-        Config::load(paths, |name| std::env::var(name).ok())
+        Config::load(paths, |name| std::env::var(name).ok(), memory_limit())
     }
 }
 

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use crate::adhoc::AdHoc;
+use crate::cli::memory_limit::memory_limit;
 use crate::cli::output::{self, Format};
 use crate::cli::{ConfigArgs, DEFAULT_CONFIG, Ended, tell};
-use crate::config::Config;
+use crate::config::{Config, PipelineConfig};
 use crate::error::Result;
 
 /// Runs any SQL over change files where they lie; every table found is there
@@ -45,7 +46,8 @@ pub(super) async fn query(args: QueryArgs) -> Result<Ended> {
 fn configuration(args: &QueryArgs) -> Result<Config> {
     let has_config = !args.config.config.is_empty() || (args.files.is_none() && Path::new(DEFAULT_CONFIG).is_file());
     if !has_config {
-        return Ok(Config::for_folder(args.files.as_deref().unwrap_or(".")));
+        let config = Config::for_folder(args.files.as_deref().unwrap_or("."));
+        return Ok(Config { pipeline: PipelineConfig::within(memory_limit()), ..config });
     }
     let mut config = args.config.load()?;
     if let Some(files) = &args.files {

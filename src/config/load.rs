@@ -15,24 +15,29 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 
 impl Config {
     /// Reads the files and lays each over those before it: maps merge, `tables` merge by `name`, everything else
-    /// is replaced. `${NAME}` in a text is what `environment` answers to `NAME`; `$${` stands for `${`.
+    /// is replaced. `${NAME}` in a text is what `environment` answers to `NAME`; `$${` stands for `${`. The process may
+    /// take `room` bytes of memory (None: nobody knows), which bounds what is not written.
     ///
     /// Locations and paths are relative to the folder of the first file.
     ///
     /// # Errors
     /// [`User`](crate::error::Kind::User), naming the key, the file and the line, where a file cannot be read, a
     /// key is unknown or its value unfit.
-    pub fn load(paths: &[PathBuf], environment: impl Fn(&str) -> Option<String>) -> Result<Self> {
+    pub fn load(paths: &[PathBuf], environment: impl Fn(&str) -> Option<String>, room: Option<u64>) -> Result<Self> {
         let mut files = Vec::new();
         for path in paths {
             files.push(SourceFile { path: path.clone(), text: read(path)? });
         }
-        from_files(&files, &environment)
+        from_files(&files, &environment, room)
     }
 }
 
-/// The configuration that `files` make together.
-pub(super) fn from_files(files: &[SourceFile], environment: &dyn Fn(&str) -> Option<String>) -> Result<Config> {
+/// The configuration that `files` make together; see [`Config::load`].
+pub(super) fn from_files(
+    files: &[SourceFile],
+    environment: &dyn Fn(&str) -> Option<String>,
+    room: Option<u64>,
+) -> Result<Config> {
     let Some(first) = files.first() else {
         return Err(Error::user("no configuration file is named").hint("name one: -c freshet.yaml"));
     };
@@ -49,7 +54,7 @@ pub(super) fn from_files(files: &[SourceFile], environment: &dyn Fn(&str) -> Opt
     let expanded = expand_all(&mut tree, environment);
     expanded.map_err(|(path, refusal)| refusal_error(files, file_of(&path, &tree), &path, &refusal))?;
     let folder = first.path.parent().unwrap_or(Path::new(""));
-    resolve::config(&Cursor::root(files, &tree), folder)
+    resolve::config(&Cursor::root(files, &tree), folder, room)
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -19,7 +19,7 @@ mod cursor;
 mod environment;
 mod excerpt;
 mod load;
-mod memory_limit;
+mod memory;
 mod resolve;
 mod target_rules;
 mod tree;
@@ -27,8 +27,6 @@ mod units;
 
 pub use bigquery::{BigQueryConfig, Compression, Create, DatasetName};
 pub use target_rules::TargetRules;
-
-use memory_limit::memory_limit;
 
 /// The whole configuration.
 #[derive(Debug, Clone)]
@@ -52,7 +50,7 @@ pub struct Config {
 
 impl Config {
     /// What verbs that need no configuration work with: the change files at `files` (relative to the working
-    /// folder), every table with the defaults, no sink and no ledger.
+    /// folder), every table and limit with the defaults, no sink and no ledger.
     pub fn for_folder(files: &str) -> Self {
         Self {
             source: SourceConfig { files: files.to_owned(), ..SourceConfig::default() },
@@ -61,7 +59,7 @@ impl Config {
             queries: PathBuf::from(QUERIES),
             tables: BTreeMap::new(),
             unlisted: Some(TableConfig::default()),
-            pipeline: PipelineConfig::within(memory_limit()),
+            pipeline: PipelineConfig::default(),
         }
     }
 
@@ -357,27 +355,6 @@ impl Default for PipelineConfig {
             ledger_entries_max: 1_000,
             shutdown_grace: Duration::from_secs(25),
             notification_channels: Vec::new(),
-        }
-    }
-}
-
-impl PipelineConfig {
-    /// The limits where none are written, for a process that may take so many bytes of memory; None: nobody knows.
-    /// What is outside of the bound takes as much again, and what the files take is in memory, too.
-    pub fn within(room: Option<u64>) -> Self {
-        let own = Self::default();
-        let memory_bytes = room.map_or(own.memory_bytes, |room| own.memory_bytes.min(room / 4));
-        own.of_memory(memory_bytes)
-    }
-
-    /// The same with this `memory`, and no more than fits it of what depends on that.
-    fn of_memory(self, memory_bytes: u64) -> Self {
-        let tables = u64::try_from(self.tables_at_once).unwrap_or(u64::MAX).max(1);
-        Self {
-            memory_bytes,
-            table_memory_bytes_min: self.table_memory_bytes_min.min(memory_bytes / tables),
-            inflate_memory_bytes_max: self.inflate_memory_bytes_max.min(memory_bytes / 8),
-            ..self
         }
     }
 }

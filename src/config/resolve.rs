@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::DateTime;
 
 use super::cursor::Cursor;
-use super::memory_limit::memory_limit;
+use super::memory::WrittenMemory;
 use super::{
     BigQueryConfig, Compression, Config, Create, CsvConfig, DatasetName, DmsTask, Mode, NotificationChannel, OnDelete,
     Order, PipelineConfig, QUERIES, Since, SinkConfig, SourceConfig, StorageConfig, TableConfig, checks,
@@ -57,8 +57,8 @@ const PIPELINE_KEYS: [&str; 16] = [
     "notification_channels",
 ];
 
-/// The configuration a tree describes; relative paths start at `folder`.
-pub(super) fn config(root: &Cursor<'_>, folder: &Path) -> Result<Config> {
+/// The configuration a tree describes, for a process that may take `room` bytes of memory; relative paths start at `folder`.
+pub(super) fn config(root: &Cursor<'_>, folder: &Path, room: Option<u64>) -> Result<Config> {
     root.only(&["source", "sink", "ledger", "queries", "defaults", "databases", "pipeline_config"])?;
     let source = source(root, folder)?;
     let sink = read(root, "sink", |at| sink(at, folder))?;
@@ -76,8 +76,8 @@ pub(super) fn config(root: &Cursor<'_>, folder: &Path) -> Result<Config> {
     };
     let own = pipeline_defaults(sink.as_ref());
     let pipeline = match root.get("pipeline_config") {
-        Some(at) => pipeline(&at, folder, own)?,
-        None => own,
+        Some(at) => pipeline(&at, folder, own, room)?,
+        None => own.with_memory(&WrittenMemory::default(), room),
     };
     let config = Config { source, sink, ledger, queries, tables, unlisted, pipeline };
     checks::views(root, &config)?;
@@ -373,46 +373,45 @@ fn delimiter(at: &Cursor<'_>) -> Result<char> {
 
 /// Limits as they are where none are written: a merge costs money at BigQuery, so there it serves more changes.
 fn pipeline_defaults(sink: Option<&SinkConfig>) -> PipelineConfig {
-    let own = PipelineConfig::within(memory_limit());
+    let own = PipelineConfig::default();
     match sink {
         Some(SinkConfig::BigQuery(_)) => PipelineConfig { merge_every: Duration::from_secs(60), ..own },
         _ => own,
     }
 }
 
-fn pipeline(at: &Cursor<'_>, folder: &Path, own: PipelineConfig) -> Result<PipelineConfig> {
+fn pipeline(at: &Cursor<'_>, folder: &Path, own: PipelineConfig, room: Option<u64>) -> Result<PipelineConfig> {
     at.only(&PIPELINE_KEYS)?;
-    let size = |key: &str, own: u64| Ok::<_, Error>(read(at, key, Cursor::size)?.unwrap_or(own));
+    let own = own.with_memory(&memory(at)?, room);
     let limits = BatchLimits {
         files_max: read(at, "batch_size", |at| at.integer(1))?.unwrap_or(own.limits.files_max),
-        bytes_max: size("batch_bytes", own.limits.bytes_max)?,
+        bytes_max: read(at, "batch_bytes", Cursor::size)?.unwrap_or(own.limits.bytes_max),
         rows_max: read(at, "batch_rows", |at| at.integer(1))?.unwrap_or(own.limits.rows_max),
         age_max: read(at, "batch_age", Cursor::duration)?.unwrap_or(own.limits.age_max),
     };
-    let tables_at_once = read(at, "tables_at_once", |at| at.integer(1))?.unwrap_or(own.tables_at_once);
-    // What is written of the rest is not refused for a `memory` that is not written.
-    let sure_of = size("table_memory_min", 0)?.saturating_mul(u64::try_from(tables_at_once).unwrap_or(u64::MAX));
-    let demanded = sure_of.max(size("inflate_memory", 0)?).min(PipelineConfig::default().memory_bytes);
-    let memory_bytes = size("memory", own.memory_bytes.max(demanded))?;
-    let roomy = PipelineConfig { tables_at_once, ..PipelineConfig::default() }.of_memory(memory_bytes);
-    let own = PipelineConfig { merge_every: own.merge_every, ..roomy };
     let config = PipelineConfig {
         limits,
         retry_attempts: read(at, "retry_attempts", |at| at.integer(1))?.unwrap_or(own.retry_attempts),
         error_threshold: read(at, "error_threshold", Cursor::share)?.unwrap_or(own.error_threshold),
-        memory_bytes,
-        table_memory_bytes_min: size("table_memory_min", own.table_memory_bytes_min)?,
-        tables_at_once,
-        inflate_memory_bytes_max: size("inflate_memory", own.inflate_memory_bytes_max)?,
-        inflate_bytes_max: size("inflate_max", own.inflate_bytes_max)?,
+        inflate_bytes_max: read(at, "inflate_max", Cursor::size)?.unwrap_or(own.inflate_bytes_max),
         staging: read(at, "staging", |at| path(at, folder))?,
         merge_every: read(at, "merge_every", Cursor::duration)?.unwrap_or(own.merge_every),
         ledger_entries_max: read(at, "ledger_entries", |at| at.integer(1))?.unwrap_or(own.ledger_entries_max),
         shutdown_grace: read(at, "shutdown_grace", Cursor::duration)?.unwrap_or(own.shutdown_grace),
         notification_channels: read(at, "notification_channels", channels)?.unwrap_or_default(),
+        ..own
     };
     checks::pipeline(at, &config)?;
     Ok(config)
+}
+
+fn memory(at: &Cursor<'_>) -> Result<WrittenMemory> {
+    Ok(WrittenMemory {
+        memory: read(at, "memory", Cursor::size)?,
+        table_memory_min: read(at, "table_memory_min", Cursor::size)?,
+        tables_at_once: read(at, "tables_at_once", |at| at.integer(1))?,
+        inflate_memory: read(at, "inflate_memory", Cursor::size)?,
+    })
 }
 
 fn channels(at: &Cursor<'_>) -> Result<Vec<NotificationChannel>> {

@@ -7,15 +7,20 @@ use super::*;
 use crate::error::Kind;
 
 fn load(files: &[(&str, &str)]) -> Result<Config> {
+    load_within(None, files)
+}
+
+fn load_within(room: Option<u64>, files: &[(&str, &str)]) -> Result<Config> {
     let files: Vec<_> =
         files.iter().map(|(path, text)| SourceFile { path: PathBuf::from(path), text: (*text).to_owned() }).collect();
-    load::from_files(&files, &|name| match name {
+    let environment = |name: &str| match name {
         "BUCKET" => Some("s3://hidden-bucket".to_owned()),
         "TABLE" => Some("orders".to_owned()),
         "COUNT" => Some("7".to_owned()),
         "WORD" => Some("hidden-word".to_owned()),
         _ => None,
-    })
+    };
+    load::from_files(&files, &environment, room)
 }
 
 /// What a configuration of one file says about something; the source need not be written.
@@ -298,20 +303,23 @@ fn limits_are_checked() {
 
 #[test]
 fn what_is_not_written_fits_the_memory_that_is_and_the_machine() {
-    let limits = |room| {
-        let limits = PipelineConfig::within(room);
+    let limits = |room: Option<u64>, keys: &str| {
+        let text = format!("source: data\n{keys}");
+        let limits = load_within(room.map(|mib| mib << 20), &[("freshet.yaml", &text)]).unwrap().pipeline;
         (limits.memory_bytes >> 20, limits.table_memory_bytes_min >> 20, limits.inflate_memory_bytes_max >> 20)
     };
-    assert_eq!(limits(None), (512, 32, 64));
-    assert_eq!(limits(Some(16 << 30)), (512, 32, 64));
-    assert_eq!(limits(Some(512 << 20)), (128, 32, 16));
-    assert_eq!(limits(Some(128 << 20)), (32, 8, 4));
-    check(
-        "pipeline_config: {memory: 64MiB, tables_at_once: 8}",
-        |c| (c.pipeline.table_memory_bytes_min >> 20, c.pipeline.inflate_memory_bytes_max >> 20),
-        (8, 8),
-    );
-    check("pipeline_config: {inflate_memory: 256MiB}", |c| c.pipeline.memory_bytes >= 256 << 20, true);
+    let written = |keys: &str| format!("pipeline_config: {{{keys}}}");
+    for (room, expected) in
+        [(None, (512, 32, 64)), (Some(16 << 10), (512, 32, 64)), (Some(512), (128, 32, 16)), (Some(128), (32, 8, 4))]
+    {
+        assert_eq!(limits(room, ""), expected);
+        assert_eq!(limits(room, &written("batch_size: 7")), expected);
+    }
+    for room in [None, Some(128)] {
+        assert_eq!(limits(room, &written("memory: 64MiB, tables_at_once: 8")), (64, 8, 8));
+    }
+    assert_eq!(limits(Some(128), &written("inflate_memory: 256MiB")), (256, 32, 256));
+    assert_eq!(limits(Some(128), &written("table_memory_min: 32MiB, tables_at_once: 8")), (256, 32, 32));
 }
 
 #[test]
@@ -488,16 +496,16 @@ fn files_are_read_from_disk_up_to_4_mib() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("freshet.yaml");
     std::fs::write(&path, "source: data").unwrap();
-    let config = Config::load(std::slice::from_ref(&path), |_| None).unwrap();
+    let config = Config::load(std::slice::from_ref(&path), |_| None, None).unwrap();
     assert_eq!(config.source.files, folder.path().join("data").to_str().unwrap());
     for (content, message) in [
         (vec![b' '; (4 << 20) + 1], "the configuration file is larger than 4 MiB"),
         (vec![0xff], "the configuration file is not UTF-8 text"),
     ] {
         std::fs::write(&path, content).unwrap();
-        assert_eq!(Config::load(std::slice::from_ref(&path), |_| None).unwrap_err().message(), message);
+        assert_eq!(Config::load(std::slice::from_ref(&path), |_| None, None).unwrap_err().message(), message);
     }
-    assert!(Config::load(&[folder.path().join("none.yaml")], |_| None).unwrap_err().hint_text().is_some());
+    assert!(Config::load(&[folder.path().join("none.yaml")], |_| None, None).unwrap_err().hint_text().is_some());
 }
 
 #[test]

@@ -6,16 +6,14 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use datafusion::common::runtime::SpawnedTask;
 use futures::StreamExt;
 
 use crate::catalog::cdc;
 use crate::catalog::content::{self, Refusal};
-use crate::catalog::opened::{OpenedFile, Opener};
+use crate::catalog::opened::{OPENED_AT_ONCE, OpenedFile};
 use crate::change::ChangeFile;
 use crate::change::batch::CommitOutcome;
-use crate::clock::Clock;
-use crate::config::{CsvConfig, TargetRules};
+use crate::config::TargetRules;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Claim, FileEntry, FileState, Intent};
 use crate::pipeline::report::TableReport;
@@ -24,8 +22,6 @@ use crate::pipeline::table_run::{TableRun, patiently};
 use crate::trial::failpoint;
 use crate::trial::planted::Planted;
 
-/// Files opened at once: fetched from S3, each waits for its first byte.
-const FILES_AT_ONCE: usize = 16;
 /// How often the rows of one batch may turn out lost before the table stops.
 const LOST_MAX: u32 = 3;
 
@@ -166,14 +162,9 @@ impl TableRun {
     /// Opens the files side by side. One that is gone or was overwritten is done with; one that cannot be read
     /// now is left.
     async fn open_files(&mut self, files: &[ChangeFile], report: &mut TableReport) -> Result<Vec<Arc<OpenedFile>>> {
-        let opening: Vec<_> = files
-            .iter()
-            .map(|file| {
-                let (clock, opener) = (Arc::clone(&self.pipeline.clock), self.pipeline.opener.clone());
-                open_patiently(clock, opener, file.clone(), self.config.csv.clone())
-            })
-            .collect();
-        let results: Vec<_> = futures::stream::iter(opening).buffered(FILES_AT_ONCE).collect().await;
+        let (clock, opener, csv) = (self.pipeline.clock.as_ref(), &self.pipeline.opener, &self.config.csv);
+        let opening: Vec<_> = files.iter().map(|file| patiently(clock, || opener.open(file.clone(), csv))).collect();
+        let results: Vec<_> = futures::stream::iter(opening).buffered(OPENED_AT_ONCE).collect().await;
         let mut opened = Vec::with_capacity(results.len());
         let mut failed = Vec::new();
         for (file, result) in files.iter().zip(results) {
@@ -252,13 +243,6 @@ fn end_of_vanished(file: &ChangeFile, error: &Error) -> Option<FileState> {
         Refusal::Overwritten => Some(FileState::Superseded),
         Refusal::Denied => None,
     }
-}
-
-/// Opens a file in a task of its own, as inflating it keeps a core busy.
-async fn open_patiently(clock: Arc<dyn Clock>, opener: Opener, file: ChangeFile, csv: CsvConfig) -> Result<OpenedFile> {
-    let opening = async move { patiently(clock.as_ref(), || opener.open(file.clone(), &csv)).await };
-    let opened = SpawnedTask::spawn(opening).join().await;
-    opened.unwrap_or_else(|cause| Err(Error::bug("a file's opening was broken off").because(cause)))
 }
 
 fn source_columns(opened: &[Arc<OpenedFile>]) -> Vec<String> {

@@ -168,7 +168,7 @@ fn every_configuration_in_readme_is_one() {
     for block in blocks {
         let scene = Scene::empty();
         scene.write("freshet.yaml", &block);
-        let config = freshet::config::Config::load(&[scene.path("freshet.yaml")], |_| None);
+        let config = freshet::config::Config::load(&[scene.path("freshet.yaml")], |_| None, None);
         let config = config.unwrap_or_else(|error| panic!("{block}\n{}", error.report()));
         assert!(config.sink().is_ok() && config.ledger().is_ok() && !config.tables.is_empty());
     }

@@ -38,7 +38,7 @@ enum Answered {
     Nothing,
     /// None of the streams exists.
     Absent,
-    /// Some of the streams do not exist, and of the others it says nothing.
+    /// It says of some of the streams that they do not exist, or of one that it does not name, and of the others nothing.
     PartlyAbsent(String),
     /// The streams are in another state than the commit needs, or in several.
     Odd(String),
@@ -177,8 +177,8 @@ async fn finalize_all(api: &WriteApi, staged: &Staged) -> Result<()> {
     Ok(())
 }
 
-/// The commit found no stream, or again and again not all of them. Where that holds for each by itself, the table's rows of the batch are
-/// counted, and only that count says that they are lost.
+/// The commit found no stream, or again and again not all of them. Where each by itself cannot be found either, the table's
+/// rows of the batch are counted, and only that count says that they are lost.
 async fn lapsed<F>(api: &WriteApi, staged: &Staged, count: impl Fn() -> F) -> Result<CommitOutcome>
 where
     F: Future<Output = Result<u64>> + Send,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::ipc::reader::StreamReader;
 use futures::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
 use tonic::codegen::{BoxFuture, BoxStream, Context, Poll, Service, http};
@@ -85,6 +85,8 @@ pub(super) struct State {
     pub(super) creations: VecDeque<Status>,
     /// Rows are acknowledged once a stream was asked for so often.
     pub(super) acknowledges_after_creations: usize,
+    /// How often one was asked for.
+    asked_for: watch::Sender<usize>,
     /// No more streams are made than these, if there is such a bound.
     pub(super) streams_max: Option<usize>,
     /// What finalize answers instead of the truth.
@@ -147,11 +149,6 @@ pub(in crate::sink) fn config(endpoint: Option<String>) -> BigQueryConfig {
 }
 
 impl State {
-    fn acknowledges(&self) -> bool {
-        let creations = self.calls.iter().filter(|call| *call == "create").count();
-        creations >= self.acknowledges_after_creations
-    }
-
     fn schema(&mut self) -> TableSchema {
         let mut columns = self.columns.clone();
         if self.last_column_unknown > 0 {
@@ -164,6 +161,7 @@ impl State {
 
     fn create(&mut self, request: CreateWriteStreamRequest) -> Result<WriteStream, Status> {
         self.calls.push("create".into());
+        self.asked_for.send_modify(|times| *times += 1);
         if let Some(status) = self.creations.pop_front() {
             return Err(status);
         }
@@ -371,9 +369,11 @@ async fn serve(
         if let Some(first) = &arrow(&request).writer_schema {
             schema = first.serialized_schema.to_vec();
         }
-        while !state.lock().unwrap().acknowledges() {
-            tokio::task::yield_now().await;
-        }
+        let (mut asked_for, least) = {
+            let state = state.lock().unwrap();
+            (state.asked_for.subscribe(), state.acknowledges_after_creations)
+        };
+        asked_for.wait_for(|times| *times >= least).await.unwrap();
         let (answer, ends) = answer(&mut state.lock().unwrap(), connection, &request, &schema);
         if let Some(answer) = answer {
             let _ = answers.send(answer).await;

@@ -1,5 +1,5 @@
-//! One batch's rows over as many streams as keep up with their making: a connection takes no more than so many bytes a
-//! second, and compressing for it keeps one processor busy.
+//! One batch's rows over as many streams as keep up with their making: a stream waits for its acknowledgements, and compressing
+//! for it keeps one processor busy.
 //!
 //! See <https://cloud.google.com/bigquery/docs/write-api-best-practices>.
 
@@ -80,26 +80,23 @@ impl Streams<'_> {
         let _ = self.more.notified().now_or_never();
         let (mut under_way, mut written) = (FuturesUnordered::new(), Vec::new());
         under_way.push(self.fill(first).boxed());
-        let mut begun = 1;
         loop {
+            // One that could not be had does not count: the next message that waits asks again.
+            let streams = under_way.len() + written.len();
             tokio::select! {
-                () = self.more.notified(), if begun < STREAMS_MAX => {
-                    begun += 1;
-                    under_way.push(self.further().boxed());
-                }
+                () = self.more.notified(), if streams < STREAMS_MAX => under_way.push(self.further().boxed()),
                 ended = under_way.next() => match ended {
                     Some(stream) => written.extend(stream?),
                     None => break,
                 }
             }
         }
-        drop(under_way);
         Ok(written)
     }
 
     /// A further stream helps, and no row waits for it: where it cannot be made the others take all.
     async fn further(&self) -> Result<Option<StagedStream>> {
-        if !self.api.has_spare_stream() {
+        if !self.api.budget.has_spare() {
             return Ok(None);
         }
         let made = tokio::select! {

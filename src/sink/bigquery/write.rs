@@ -28,23 +28,26 @@ use crate::sink::token::Tokens;
 
 /// Where the API is, unless the configuration says otherwise.
 const ENDPOINT: &str = "https://bigquerystorage.googleapis.com";
-/// Connections that the streams share.
-const CHANNELS: usize = 4;
+/// Connections that rows go over.
+const ROW_CHANNELS: usize = 4;
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The longest that a single call may take.
 const CALL_MAX: Duration = Duration::from_secs(90);
 /// Largest message either way, in bytes.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// What BigQuery answers, inside what can go wrong on this side.
 pub(super) type Answer<T> = Result<Result<T, Refusal>>;
 
 /// BigQuery's Storage Write API.
 pub(super) struct WriteApi {
-    channels: Vec<Channel>,
-    next_channel: AtomicUsize,
+    row_channels: Vec<Channel>,
+    next_row_channel: AtomicUsize,
+    /// For all other calls, so that none waits behind rows.
+    call_channel: Channel,
     tokens: Tokens,
-    budget: StreamBudget,
+    pub(super) budget: StreamBudget,
     clock: Arc<dyn Clock>,
     compression: Compression,
     pub(super) pacing: Pacing,
@@ -86,8 +89,9 @@ impl WriteApi {
         let url = config.grpc_endpoint.as_deref().unwrap_or(ENDPOINT);
         let endpoint = endpoint(url)?;
         Ok(Self {
-            channels: (0..CHANNELS).map(|_| endpoint.connect_lazy()).collect(),
-            next_channel: AtomicUsize::new(0),
+            row_channels: (0..ROW_CHANNELS).map(|_| endpoint.connect_lazy()).collect(),
+            next_row_channel: AtomicUsize::new(0),
+            call_channel: endpoint.connect_lazy(),
             tokens,
             budget: StreamBudget::new(),
             clock,
@@ -103,11 +107,6 @@ impl WriteApi {
         let message = CreateWriteStreamRequest { parent: table.to_owned(), write_stream: Some(stream) };
         let request = self.request(message, "parent", table).await?;
         Ok(answer(self.client().create_write_stream(limited(request)).await))
-    }
-
-    /// Whether the quota leaves a batch more than one stream.
-    pub(super) fn has_spare_stream(&self) -> bool {
-        self.budget.has_spare()
     }
 
     /// Looks at a stream, and at its table's schema.
@@ -167,22 +166,28 @@ impl WriteApi {
         Ok(request)
     }
 
-    /// A client that sends rows, compressed as the configuration says.
+    /// A client that sends rows, compressed as the configuration says. It is on another connection than the last one, so
+    /// that streams of one batch share none as long as no other batch's come in between.
     pub(super) fn rows_client(&self) -> BigQueryWriteClient<Channel> {
+        let next = self.next_row_channel.fetch_add(1, Ordering::Relaxed) % self.row_channels.len();
+        let client = client(&self.row_channels[next]);
         match self.compression {
-            Compression::Gzip => self.client().send_compressed(CompressionEncoding::Gzip),
-            Compression::None => self.client(),
+            Compression::Gzip => client.send_compressed(CompressionEncoding::Gzip),
+            Compression::None => client,
         }
     }
 
-    /// A client on the next of the shared connections.
-    pub(super) fn client(&self) -> BigQueryWriteClient<Channel> {
-        let next = self.next_channel.fetch_add(1, Ordering::Relaxed) % self.channels.len();
-        BigQueryWriteClient::new(self.channels[next].clone())
-            .accept_compressed(CompressionEncoding::Gzip)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    /// A client for calls other than of rows.
+    fn client(&self) -> BigQueryWriteClient<Channel> {
+        client(&self.call_channel)
     }
+}
+
+fn client(channel: &Channel) -> BigQueryWriteClient<Channel> {
+    BigQueryWriteClient::new(channel.clone())
+        .accept_compressed(CompressionEncoding::Gzip)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 fn endpoint(url: &str) -> Result<Endpoint> {

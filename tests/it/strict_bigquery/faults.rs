@@ -20,6 +20,8 @@ pub(crate) enum What {
     JobFails(&'static str),
     /// The call takes effect, and is answered so much later.
     Slow(Duration),
+    /// The call takes effect, and is answered once calls of its method were about so many streams or tables; of gRPC only.
+    HeldUntilPaths(usize),
     /// `BatchCommitWriteStreams` answers OK with neither a commit time nor an error, and has no effect.
     NoCommitTime,
 }

@@ -1,8 +1,10 @@
 //! What the server was sent, in the order of arrival.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use serde_json::Value;
+use tokio::sync::watch;
 
 /// The form in which rows came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,23 +64,40 @@ fn table_in(path: &str) -> Option<String> {
 
 /// All requests so far.
 #[derive(Debug, Default)]
-pub(super) struct Log(Mutex<Vec<Request>>);
+pub(super) struct Log {
+    requests: Mutex<Vec<Request>>,
+    /// How many there are.
+    count: watch::Sender<usize>,
+}
 
 impl Log {
     /// Notes a request; gives its number.
     pub(super) fn arrived(&self, mut request: Request) -> usize {
-        let mut log = self.0.lock().unwrap();
+        let mut log = self.requests.lock().unwrap();
         request.number = log.len();
         log.push(request);
-        log.len() - 1
+        let count = log.len();
+        drop(log);
+        self.count.send_replace(count);
+        count - 1
     }
 
     /// Notes how a request ended.
     pub(super) fn answered(&self, number: usize, outcome: impl Into<String>) {
-        self.0.lock().unwrap()[number].outcome = outcome.into();
+        self.requests.lock().unwrap()[number].outcome = outcome.into();
+    }
+
+    /// Waits until requests of a method were about so many paths.
+    pub(super) async fn paths(&self, method: &str, count: usize) {
+        let is_enough = |_: &usize| {
+            let log = self.requests.lock().unwrap();
+            let of_method = log.iter().filter(|request| request.method == method);
+            of_method.map(|request| &request.path).collect::<BTreeSet<_>>().len() >= count
+        };
+        self.count.subscribe().wait_for(is_enough).await.expect("the log is there");
     }
 
     pub(super) fn all(&self) -> Vec<Request> {
-        self.0.lock().unwrap().clone()
+        self.requests.lock().unwrap().clone()
     }
 }

@@ -27,6 +27,7 @@ mod changes;
 mod connection;
 mod engine;
 mod faults;
+mod grpc_method;
 mod jobs;
 mod lexer;
 mod log;

@@ -1,6 +1,5 @@
 //! `google.cloud.bigquery.storage.v1.BigQueryWrite` over gRPC: transport, faults and log around the rules.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -11,7 +10,6 @@ use futures::stream::BoxStream;
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
 use prost::Message;
 use proto::append_rows_request::Rows;
-use tonic::codegen::{Context, Poll, Service};
 use tonic::server::Grpc;
 use tonic::{Code, Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -20,33 +18,13 @@ use super::Shared;
 use super::append::Open;
 use super::connection::Cut;
 use super::faults::What;
+use super::grpc_method::GrpcMethod;
 use super::log::{self, RowFormat};
 use super::refusal::{Refusal, Result, StorageErrorCode};
 use super::world::World;
 
 /// Larger messages come through, so that the limit is the server's own.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-
-/// A function as the service of one method.
-struct Method<F>(F);
-
-impl<F, A, Req, Res> Service<tonic::Request<Req>> for Method<F>
-where
-    F: FnMut(tonic::Request<Req>) -> A,
-    A: Future<Output = std::result::Result<tonic::Response<Res>, Status>> + Send + 'static,
-{
-    type Response = tonic::Response<Res>;
-    type Error = Status;
-    type Future = std::pin::Pin<Box<dyn Future<Output = std::result::Result<Self::Response, Status>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: tonic::Request<Req>) -> Self::Future {
-        Box::pin((self.0)(request))
-    }
-}
 
 /// One client's call, as far as transport goes.
 #[derive(Clone)]
@@ -136,7 +114,7 @@ impl Call {
         Req: Message + Default + 'static,
         Res: Message + Default + 'static,
     {
-        let method = Method(move |request: tonic::Request<Req>| {
+        let method = GrpcMethod(move |request: tonic::Request<Req>| {
             let (call, about, effect) = (self.clone(), about.clone(), effect.clone());
             async move {
                 let request = request.into_inner();
@@ -186,6 +164,7 @@ impl Call {
         match fault {
             Some(What::LostAfter) => return Err(self.lose(number)),
             Some(What::Slow(by)) => tokio::time::sleep(by).await,
+            Some(What::HeldUntilPaths(count)) => log.paths(self.method, count).await,
             _ => {}
         }
         let code = answer.as_ref().map_or_else(|refusal| refusal.code, |_| Code::Ok);
@@ -209,7 +188,7 @@ impl Call {
             Some(fault) => panic!("AppendRows cannot go wrong like this: {fault:?}"),
             None => {}
         }
-        let method = Method(move |request: tonic::Request<Streaming<proto::AppendRowsRequest>>| {
+        let method = GrpcMethod(move |request: tonic::Request<Streaming<proto::AppendRowsRequest>>| {
             let mut appending = Appending { call: self.clone(), requests: request.into_inner(), open: Open::default() };
             async move {
                 let answers: BoxStream<'static, std::result::Result<proto::AppendRowsResponse, Status>> =

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
 use chrono::{DateTime, TimeDelta};
@@ -120,13 +119,16 @@ async fn a_batch_in_several_streams_is_committed_whole_and_once() {
     const ROWS: i64 = 100_000;
     let server = StrictBigQuery::start(Options::default()).await;
     let (sink, target) = (sink(&server), target(OnDelete::Remove));
-    // More comes meanwhile than one stream may have on its way.
-    server.faults().push(Fault::on("AppendRows", What::Slow(Duration::from_secs(5))));
+    // More comes than one stream may have on its way.
+    server.faults().push(Fault::on("AppendRows", What::HeldUntilPaths(2)));
     let values: Vec<String> = (0..ROWS).map(|id| format!("{id:0>400}")).collect();
     let changes: Vec<Change<'_>> = (0..ROWS).zip(&values).map(|(id, value)| (id, value.as_str(), "I", "01")).collect();
     let counts = carry(&sink, &target, 1, &changes).await;
     assert_eq!(counts, MergeCounts { inserted: ROWS as u64, ..MergeCounts::default() });
-    assert!(server.requests_of("CreateWriteStream").len() > 1, "one stream took it all");
+    let commits = server.requests_of("BatchCommitWriteStreams");
+    assert_eq!(commits.len(), 2, "it is committed, and once more");
+    assert_eq!(commits[0].streams, commits[1].streams);
+    assert!(commits[0].streams.len() > 1, "one stream took it all");
     let rows = server.table_rows("shop.orders_changes");
     let mut ids: Vec<_> = rows.iter().map(|row| row["id"].as_i64().unwrap()).collect();
     ids.sort_unstable();
