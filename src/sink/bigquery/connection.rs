@@ -1,11 +1,11 @@
 //! One AppendRows connection: requests go out and answers come in by a task of its own, so that rows are on their
 //! way while the next are made.
 
-use futures::stream::poll_fn;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tonic::{Code, Request};
+use tonic::{Code, Status, Streaming};
 
+use super::frames;
 use super::status::Refusal;
 use super::write::WriteApi;
 use super::write::proto::{AppendRowsRequest, AppendRowsResponse};
@@ -27,14 +27,13 @@ impl Connection {
     /// # Errors
     /// Where no token can be had.
     pub(super) async fn open(api: &WriteApi, stream: &str) -> Result<Self> {
-        let (requests, mut waiting) = mpsc::channel(REQUESTS_MAX);
+        let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
         let (answered, answers) = mpsc::channel(REQUESTS_MAX);
-        let outgoing = poll_fn(move |context| waiting.poll_recv(context));
-        let request = api.request(outgoing, "write_stream", stream).await?;
-        let client = api.rows_client();
+        let (channel, headers) = api.row_channel(stream).await?;
+        let opening = frames::append_rows(channel, headers, waiting, api.compression);
         let task = tokio::spawn(async move {
             // Nobody listens any more where this cannot be sent.
-            let _ = answered.send(Err(run(client, request, &answered).await)).await;
+            let _ = answered.send(Err(run(opening, &answered).await)).await;
         });
         Ok(Self { requests, answers, task })
     }
@@ -67,16 +66,12 @@ impl Drop for Connection {
 }
 
 /// Passes answers on until there are no more; gives why.
-async fn run<S>(
-    mut client: super::write::proto::big_query_write_client::BigQueryWriteClient<tonic::transport::Channel>,
-    request: Request<S>,
+async fn run(
+    opening: impl Future<Output = Result<Streaming<AppendRowsResponse>, Status>>,
     answered: &mpsc::Sender<Result<AppendRowsResponse, Refusal>>,
-) -> Refusal
-where
-    S: futures::Stream<Item = AppendRowsRequest> + Send + 'static,
-{
-    let mut answers = match client.append_rows(request).await {
-        Ok(response) => response.into_inner(),
+) -> Refusal {
+    let mut answers = match opening.await {
+        Ok(answers) => answers,
         Err(status) => return status.into(),
     };
     loop {

@@ -28,6 +28,7 @@ mod encode;
 pub(super) mod fake;
 #[cfg(test)]
 mod fake_rest;
+mod frames;
 mod jobs;
 mod layout;
 mod merge;

@@ -15,7 +15,7 @@ use proto::{
     FinalizeWriteStreamRequest, GetWriteStreamRequest, WriteStream, WriteStreamView, write_stream,
 };
 use tonic::codec::CompressionEncoding;
-use tonic::metadata::AsciiMetadataValue;
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Response, Status};
 
@@ -34,8 +34,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The longest that a single call may take.
 const CALL_MAX: Duration = Duration::from_secs(90);
-/// Largest message either way, in bytes.
-const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Largest answer, in bytes.
+pub(super) const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What BigQuery answers, inside what can go wrong on this side.
 pub(super) type Answer<T> = Result<Result<T, Refusal>>;
@@ -49,7 +49,8 @@ pub(super) struct WriteApi {
     tokens: Tokens,
     pub(super) budget: StreamBudget,
     clock: Arc<dyn Clock>,
-    compression: Compression,
+    /// Of rows on their way.
+    pub(super) compression: Compression,
     pub(super) pacing: Pacing,
 }
 
@@ -154,7 +155,7 @@ impl WriteApi {
 
     /// A request with the headers that Google routes by, and a token.
     /// See <https://google.aip.dev/client-libraries/4222>.
-    pub(super) async fn request<T>(&self, message: T, parameter: &str, value: &str) -> Result<Request<T>> {
+    async fn request<T>(&self, message: T, parameter: &str, value: &str) -> Result<Request<T>> {
         let value: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
         let mut request = Request::new(message);
         request.metadata_mut().insert("x-goog-request-params", header(format!("{parameter}={value}"))?);
@@ -166,28 +167,18 @@ impl WriteApi {
         Ok(request)
     }
 
-    /// A client that sends rows, compressed as the configuration says. It is on another connection than the last one, so
-    /// that streams of one batch share none as long as no other batch's come in between.
-    pub(super) fn rows_client(&self) -> BigQueryWriteClient<Channel> {
+    /// What the rows of a stream go over, another for each until all have one, and their call's headers.
+    pub(super) async fn row_channel(&self, stream: &str) -> Result<(Channel, MetadataMap)> {
         let next = self.next_row_channel.fetch_add(1, Ordering::Relaxed) % self.row_channels.len();
-        let client = client(&self.row_channels[next]);
-        match self.compression {
-            Compression::Gzip => client.send_compressed(CompressionEncoding::Gzip),
-            Compression::None => client,
-        }
+        let (headers, _, ()) = self.request((), "write_stream", stream).await?.into_parts();
+        Ok((self.row_channels[next].clone(), headers))
     }
 
-    /// A client for calls other than of rows.
     fn client(&self) -> BigQueryWriteClient<Channel> {
-        client(&self.call_channel)
+        BigQueryWriteClient::new(self.call_channel.clone())
+            .accept_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(ANSWER_BYTES_MAX)
     }
-}
-
-fn client(channel: &Channel) -> BigQueryWriteClient<Channel> {
-    BigQueryWriteClient::new(channel.clone())
-        .accept_compressed(CompressionEncoding::Gzip)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 fn endpoint(url: &str) -> Result<Endpoint> {
