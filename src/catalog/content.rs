@@ -1,5 +1,6 @@
 //! The readable bytes of a change file: in memory, in a staging file, or still in its object store.
 
+use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -7,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use object_store::{GetOptions, GetRange, ObjectStore};
+use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
@@ -20,6 +22,8 @@ use crate::storage::{explained, refusal_code};
 
 /// Ranges of one file that are fetched at once.
 const RANGES_AT_ONCE: usize = 8;
+/// Of a local file, in bytes.
+const LOCAL_CHUNK: usize = 512 << 10;
 
 /// A share of a bound that many hold together; given back when dropped.
 #[derive(Debug)]
@@ -128,7 +132,7 @@ impl Stored {
     /// Those of the store, see [`store_error`], and those of `take`.
     pub async fn stream(&self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let got = self.store.get_opts(&self.path, self.options(None)).await.map_err(store_error)?;
-        let mut chunks = got.into_stream();
+        let mut chunks = chunks(got);
         let mut total = 0;
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(store_error)?;
@@ -145,6 +149,28 @@ impl Stored {
     async fn range(&self, range: Range<u64>) -> object_store::Result<Bytes> {
         self.store.get_opts(&self.path, self.options(Some(range))).await?.bytes().await
     }
+}
+
+/// All bytes of an object. Those of a local file come in larger pieces than the store's own, each of which is read by another
+/// thread.
+fn chunks(got: GetResult) -> BoxStream<'static, object_store::Result<Bytes>> {
+    let file = match got.payload {
+        GetResultPayload::File(file, _) => file,
+        GetResultPayload::Stream(chunks) => return chunks,
+    };
+    let unreadable =
+        |cause: std::io::Error| object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(cause) };
+    futures::stream::try_unfold(file, move |mut file| {
+        let read = move || {
+            let mut chunk = Vec::with_capacity(LOCAL_CHUNK);
+            file.by_ref().take(LOCAL_CHUNK as u64).read_to_end(&mut chunk).map(|_| (chunk, file))
+        };
+        async move {
+            let (chunk, file) = tokio::task::spawn_blocking(read).await?.map_err(unreadable)?;
+            Ok((!chunk.is_empty()).then(|| (Bytes::from(chunk), file)))
+        }
+    })
+    .boxed()
 }
 
 /// Why a store does not give a file.

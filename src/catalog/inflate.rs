@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 use bytes::Bytes;
 
 use crate::catalog::content::{Bound, Content, StagedFile};
+use crate::catalog::gzip;
 use crate::error::{Error, Result};
 
 /// How much may be inflated, and where to.
@@ -19,6 +20,9 @@ pub struct StagingLimits {
     pub file_memory_bytes_max: u64,
     /// Bytes of all files held in memory at once.
     pub memory_bytes_max: u64,
+    /// Bytes, stored and inflated together, of all files that are just being inflated in one step; what finds no room there is
+    /// inflated piece by piece.
+    pub whole_bytes_max: u64,
     /// No file may be larger than this once inflated.
     pub file_bytes_max: u64,
     /// Bytes of all staging files at once.
@@ -32,18 +36,37 @@ pub struct StagingLimits {
 pub struct Staging {
     limits: StagingLimits,
     memory: Arc<AtomicU64>,
+    whole: Arc<AtomicU64>,
     staged: Arc<AtomicU64>,
 }
 
 impl Staging {
     /// Space within these limits.
     pub fn new(limits: StagingLimits) -> Self {
-        Self { limits, memory: Arc::default(), staged: Arc::default() }
+        Self { limits, memory: Arc::default(), whole: Arc::default(), staged: Arc::default() }
     }
 
     /// Takes in one file, chunk by chunk; `gzip` says whether it must be inflated.
     pub fn intake(&self, gzip: bool) -> Intake {
-        let buffer = Buffer {
+        let stage = match gzip {
+            true => Stage::Gather(Vec::new(), Bound::new(Arc::clone(&self.whole))),
+            false => Stage::Copy(Box::new(self.buffer())),
+        };
+        Intake { staging: self.clone(), stage }
+    }
+
+    /// Bytes held for files that are inflated in one step.
+    #[cfg(test)]
+    pub(crate) fn held_whole(&self) -> u64 {
+        self.whole.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    fn piece_by_piece(&self) -> Box<flate2::write::MultiGzDecoder<Buffer>> {
+        Box::new(flate2::write::MultiGzDecoder::new(self.buffer()))
+    }
+
+    fn buffer(&self) -> Buffer {
+        Buffer {
             staging: self.clone(),
             memory: Vec::new(),
             memory_bound: Bound::new(Arc::clone(&self.memory)),
@@ -51,19 +74,20 @@ impl Staging {
             staged_bound: Bound::new(Arc::clone(&self.staged)),
             written: 0,
             refused: None,
-        };
-        Intake(if gzip {
-            Stage::Inflate(Box::new(flate2::write::MultiGzDecoder::new(buffer)))
-        } else {
-            Stage::Copy(Box::new(buffer))
-        })
+        }
     }
 }
 
 /// One file on its way into memory or a staging file.
-pub struct Intake(Stage);
+pub struct Intake {
+    staging: Staging,
+    stage: Stage,
+}
 
 enum Stage {
+    /// As it is stored, to be inflated in one step.
+    Gather(Vec<u8>, Bound),
+    /// Piece by piece.
     Inflate(Box<flate2::write::MultiGzDecoder<Buffer>>),
     Copy(Box<Buffer>),
 }
@@ -75,15 +99,22 @@ impl Intake {
     /// [`Data`](crate::error::Kind::Data) where they are not gzip or inflate to too much,
     /// [`Retry`](crate::error::Kind::Retry) where there is no room for them now.
     pub fn push(&mut self, chunk: &[u8]) -> Result<()> {
-        match &mut self.0 {
+        match &mut self.stage {
+            Stage::Gather(stored, bound) => {
+                if bound.try_grow(chunk.len() as u64, self.staging.limits.whole_bytes_max) {
+                    stored.extend_from_slice(chunk);
+                    return Ok(());
+                }
+                let stored = std::mem::take(stored);
+                self.stage = Stage::Inflate(self.staging.piece_by_piece());
+                self.push(&stored)?;
+                self.push(chunk)
+            }
             Stage::Inflate(decoder) => match decoder.write_all(chunk) {
                 Ok(()) => Ok(()),
                 Err(cause) => Err(decoder.get_mut().refused.take().unwrap_or_else(|| not_gzip(cause))),
             },
-            Stage::Copy(buffer) => match buffer.write_all(chunk) {
-                Ok(()) => Ok(()),
-                Err(cause) => Err(buffer.refused.take().unwrap_or_else(|| not_gzip(cause))),
-            },
+            Stage::Copy(buffer) => buffer.take(chunk),
         }
     }
 
@@ -92,7 +123,20 @@ impl Intake {
     /// # Errors
     /// As [`push`](Self::push); also where the gzip stream is cut off.
     pub fn finish(self) -> Result<Content> {
-        match self.0 {
+        let Self { staging, stage } = self;
+        match stage {
+            Stage::Gather(stored, bound) => match in_one_step(&stored, bound, staging.limits.whole_bytes_max) {
+                Some((inflated, _while_it_is_held)) => {
+                    let mut buffer = staging.buffer();
+                    buffer.take_whole(inflated)?;
+                    buffer.into_content()
+                }
+                None => {
+                    let mut intake = Self { stage: Stage::Inflate(staging.piece_by_piece()), staging };
+                    intake.push(&stored)?;
+                    intake.finish()
+                }
+            },
             Stage::Inflate(mut decoder) => match decoder.try_finish() {
                 Ok(()) => decoder.finish().map_err(not_gzip)?.into_content(),
                 Err(cause) => Err(decoder.get_mut().refused.take().unwrap_or_else(|| not_gzip(cause))),
@@ -100,6 +144,15 @@ impl Intake {
             Stage::Copy(buffer) => buffer.into_content(),
         }
     }
+}
+
+/// The inflated file, and its share of the bound, where there is room for it and the way is sure.
+fn in_one_step(stored: &[u8], mut bound: Bound, bytes_max: u64) -> Option<(Vec<u8>, Bound)> {
+    let length = gzip::inflated_length(stored)?;
+    if !bound.try_grow(length as u64, bytes_max) {
+        return None;
+    }
+    Some((gzip::inflate(stored, length)?, bound))
 }
 
 fn not_gzip(cause: std::io::Error) -> Error {
@@ -137,6 +190,17 @@ impl Buffer {
             self.start_file()?;
         }
         self.append_to_file(data)
+    }
+
+    /// All that there is.
+    fn take_whole(&mut self, data: Vec<u8>) -> Result<()> {
+        let (bytes, limits) = (data.len() as u64, &self.staging.limits);
+        let small = bytes <= limits.file_memory_bytes_max.min(limits.file_bytes_max);
+        if small && self.memory_bound.try_grow(bytes, limits.memory_bytes_max) {
+            (self.memory, self.written) = (data, bytes);
+            return Ok(());
+        }
+        self.take(&data)
     }
 
     fn start_file(&mut self) -> Result<()> {

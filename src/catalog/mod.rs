@@ -7,6 +7,7 @@ pub mod casts;
 pub mod cdc;
 pub mod content;
 pub mod csv;
+mod gzip;
 pub mod inflate;
 pub mod layout;
 pub mod opened;

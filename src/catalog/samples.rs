@@ -27,6 +27,7 @@ pub(crate) fn orders() -> TableName {
 pub(crate) const ROOMY: StagingLimits = StagingLimits {
     file_memory_bytes_max: 64 << 20,
     memory_bytes_max: 1 << 30,
+    whole_bytes_max: 1 << 30,
     file_bytes_max: 1 << 30,
     staged_bytes_max: 1 << 30,
     folder: None,

@@ -40,14 +40,10 @@ impl Sequence {
 
     /// Writes it as text, which is all digits and slashes.
     pub fn write(self, text: &mut [u8; Self::TEXT_BYTES]) {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        text.fill(b'/');
         for (section, number) in text.chunks_mut(17).zip(self.0) {
-            for (pair, byte) in section.chunks_mut(2).zip(number.to_be_bytes()) {
-                let digits = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
-                pair.copy_from_slice(&digits[..pair.len()]);
-            }
-            if let Some(slash) = section.get_mut(16) {
-                *slash = b'/';
+            if let Some(digits) = section.first_chunk_mut() {
+                *digits = hex(number);
             }
         }
     }
@@ -60,6 +56,16 @@ impl Sequence {
         }
         bytes
     }
+}
+
+/// Its 16 digits.
+fn hex(number: u64) -> [u8; 16] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut out = [0; 16];
+    for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
+        *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+    }
+    out
 }
 
 impl fmt::Display for Sequence {

@@ -19,6 +19,11 @@ async fn bytes_of(content: &mut Content) -> Vec<u8> {
     content.get_bytes(0..end).await.unwrap().to_vec()
 }
 
+/// Spaces in which a file is inflated in one step, piece by piece, and the one where another was meant.
+fn spaces(limits: StagingLimits) -> [Staging; 3] {
+    [1 << 30, 0, 200].map(|whole_bytes_max| Staging::new(StagingLimits { whole_bytes_max, ..limits.clone() }))
+}
+
 fn is_staged(content: &Content) -> bool {
     matches!(content, Content::Staged(_))
 }
@@ -30,12 +35,14 @@ fn noise(len: usize) -> Vec<u8> {
 }
 
 async fn check(limits: StagingLimits, given: &[u8], staged: bool) {
-    let (staging, packed) = (Staging::new(limits), gzip(given));
-    for piece in [1, 7, 1 << 20] {
-        for (stored, is_gzip) in [(packed.as_slice(), true), (given, false)] {
-            let mut content = take_in(&staging, stored, is_gzip, piece).unwrap();
-            assert_eq!(is_staged(&content), staged, "pieces of {piece}, gzip {is_gzip}");
-            assert!(bytes_of(&mut content).await == given, "pieces of {piece}, gzip {is_gzip}");
+    let packed = gzip(given);
+    for staging in spaces(limits) {
+        for piece in [1, 7, 1 << 20] {
+            for (stored, is_gzip) in [(packed.as_slice(), true), (given, false)] {
+                let mut content = take_in(&staging, stored, is_gzip, piece).unwrap();
+                assert_eq!(is_staged(&content), staged, "pieces of {piece}, gzip {is_gzip}");
+                assert!(bytes_of(&mut content).await == given, "pieces of {piece}, gzip {is_gzip}");
+            }
         }
     }
 }
@@ -52,16 +59,17 @@ async fn a_file_stays_in_memory_up_to_the_limit_and_goes_to_a_staging_file_above
 
 #[test]
 fn memory_is_shared_by_all_files_and_given_back_when_one_is_dropped() {
-    let staging = Staging::new(StagingLimits { memory_bytes_max: 1_000, ..ROOMY });
     let file = gzip(&noise(600));
-    let first = take_in(&staging, &file, true, 100).unwrap();
-    let second = take_in(&staging, &file, true, 100).unwrap();
-    assert_eq!((is_staged(&first), is_staged(&second)), (false, true));
-    let clone = first.clone();
-    drop(first);
-    assert!(is_staged(&take_in(&staging, &file, true, 100).unwrap()), "a clone still holds the memory");
-    drop(clone);
-    assert!(!is_staged(&take_in(&staging, &file, true, 100).unwrap()));
+    for staging in spaces(StagingLimits { memory_bytes_max: 1_000, ..ROOMY }) {
+        let first = take_in(&staging, &file, true, 100).unwrap();
+        let second = take_in(&staging, &file, true, 100).unwrap();
+        assert_eq!((is_staged(&first), is_staged(&second)), (false, true));
+        let clone = first.clone();
+        drop(first);
+        assert!(is_staged(&take_in(&staging, &file, true, 100).unwrap()), "a clone still holds the memory");
+        drop(clone);
+        assert!(!is_staged(&take_in(&staging, &file, true, 100).unwrap()));
+    }
 }
 
 #[test]
@@ -91,46 +99,82 @@ fn a_bomb_is_refused_at_the_limit_and_holds_nothing_afterwards() {
     let bomb = gzip(&vec![0; 50 << 20]);
     assert!(bomb.len() < 1 << 20);
     let limits = StagingLimits { file_bytes_max: 1 << 20, memory_bytes_max: 1 << 20, ..ROOMY };
-    let staging = Staging::new(StagingLimits { staged_bytes_max: 0, ..limits });
-    for _ in 0..3 {
-        let refused = take_in(&staging, &bomb, true, 4_096).unwrap_err();
-        assert_eq!(refused.kind(), Kind::Data);
-        assert!(refused.message().contains("more than 1048576 bytes"), "{refused}");
+    for staging in spaces(StagingLimits { staged_bytes_max: 0, ..limits }) {
+        for _ in 0..3 {
+            let refused = take_in(&staging, &bomb, true, 4_096).unwrap_err();
+            assert_eq!(refused.kind(), Kind::Data);
+            assert!(refused.message().contains("more than 1048576 bytes"), "{refused}");
+        }
+        assert!(!is_staged(&take_in(&staging, &vec![1; 1 << 20], false, 4_096).unwrap()), "all memory is free again");
     }
-    assert!(!is_staged(&take_in(&staging, &vec![1; 1 << 20], false, 4_096).unwrap()), "all memory is free again");
+}
+
+#[test]
+fn what_is_inflated_in_one_step_is_counted_and_given_back() {
+    let file = gzip(&noise(600));
+    let staging = Staging::new(StagingLimits { whole_bytes_max: 1_500, ..ROOMY });
+    let mut other = staging.intake(true);
+    other.push(&file).unwrap();
+    // There is no room for both: one of them goes piece by piece, and both are whole.
+    assert_eq!(take_in(&staging, &file, true, 100).unwrap().len(), 600);
+    assert_eq!(other.finish().unwrap().len(), 600);
+    assert_eq!(staging.held_whole(), 0);
 }
 
 #[tokio::test]
 async fn concatenated_members_are_one_file() {
-    let staging = Staging::new(ROOMY);
-    let packed = [gzip(b"one,"), gzip(b""), gzip(b"two")].concat();
-    for piece in [1, 3, 1_000] {
-        let mut content = take_in(&staging, &packed, true, piece).unwrap();
-        assert_eq!(bytes_of(&mut content).await, b"one,two");
+    // Equal members end alike, so that only their beginnings tell that there are two.
+    for members in [vec!["one,", "", "two"], vec!["same", "same"], vec!["", ""]] {
+        let packed = members.iter().map(|member| gzip(member.as_bytes())).collect::<Vec<_>>().concat();
+        for staging in spaces(ROOMY) {
+            for piece in [1, 3, 1_000] {
+                let mut content = take_in(&staging, &packed, true, piece).unwrap();
+                assert_eq!(bytes_of(&mut content).await, members.concat().as_bytes());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_mark_of_a_member_inside_of_one_begins_no_other() {
+    let given = [&b"\x1f\x8b\x08\x00".repeat(3)[..], &noise(500)].concat();
+    // Stored as it is, so that the mark is in the file as well.
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    std::io::Write::write_all(&mut encoder, &given).unwrap();
+    let packed = encoder.finish().unwrap();
+    for staging in spaces(ROOMY) {
+        assert!(bytes_of(&mut take_in(&staging, &packed, true, 64).unwrap()).await == given);
     }
 }
 
 #[test]
 fn a_gzip_stream_cut_off_anywhere_is_never_taken_for_whole() {
-    let staging = Staging::new(ROOMY);
     let packed = gzip(&noise(300));
-    for len in 0..packed.len() {
-        let cut = take_in(&staging, &packed[..len], true, 64);
-        assert_eq!(cut.err().map(|error| error.kind()), Some(Kind::Data), "cut to {len} of {}", packed.len());
+    for staging in spaces(ROOMY) {
+        for len in 0..packed.len() {
+            let cut = take_in(&staging, &packed[..len], true, 64);
+            assert_eq!(cut.err().map(|error| error.kind()), Some(Kind::Data), "cut to {len} of {}", packed.len());
+        }
     }
 }
 
 #[test]
 fn damaged_bytes_and_other_formats_are_data_errors() {
-    let staging = Staging::new(ROOMY);
-    let mut damaged = gzip(&noise(300));
-    let checksum = damaged.len() - 8;
-    damaged[checksum] ^= 1;
-    let trailing = [gzip(b"whole"), b"garbage".to_vec()].concat();
-    for bytes in [damaged.as_slice(), b"PAR1 is no gzip", b"\x1f\x8b", &trailing] {
-        let error = take_in(&staging, bytes, true, 64).unwrap_err();
-        assert_eq!(error.kind(), Kind::Data, "{error}");
-        assert!(error.hint_text().unwrap().contains("gz"), "{error}");
+    let whole = gzip(&noise(300));
+    let damaged = (0..whole.len()).filter(|at| !(3..10).contains(at)).map(|at| {
+        // Not of whether it is a text, the time and the system, of which nothing else tells.
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        damaged
+    });
+    let others = [b"PAR1 is no gzip".to_vec(), b"\x1f\x8b".to_vec(), [&gzip(b"whole")[..], b"garbage"].concat()];
+    let all: Vec<Vec<u8>> = damaged.chain(others).collect();
+    for staging in spaces(ROOMY) {
+        for bytes in &all {
+            let error = take_in(&staging, bytes, true, 64).unwrap_err();
+            assert_eq!(error.kind(), Kind::Data, "{error}");
+            assert!(error.hint_text().unwrap().contains("gz"), "{error}");
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use datafusion::common::runtime::SpawnedTask;
+use futures::future::{Either, ready};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -75,7 +76,10 @@ fn frames(
 ) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
     let broken = |cause| Status::internal(format!("a request cannot be encoded: {cause}"));
     stream::poll_fn(move |context| requests.poll_recv(context))
-        .map(move |request| SpawnedTask::spawn(async move { frame(&request, compression) }).join())
+        .map(move |request| match compression {
+            Compression::Gzip => Either::Left(SpawnedTask::spawn(async move { frame(&request, compression) }).join()),
+            Compression::None => Either::Right(ready(Ok(frame(&request, compression)))),
+        })
         .buffered(AT_ONCE)
         .map(move |frame| frame.map_err(broken))
 }
