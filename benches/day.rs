@@ -27,10 +27,12 @@ mod change_files;
 mod folder_s3;
 mod null_bigquery;
 mod shapes;
+mod taken;
 
 use change_files::{ChangeFiles, asked};
 use null_bigquery::NullBigQuery;
 use shapes::Keys;
+use taken::Taken;
 
 const FILE_ROWS: u64 = 20_000;
 /// Of one row group, as DMS writes them.
@@ -39,14 +41,7 @@ const GROUP_ROWS: u64 = 10_000;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Has this program serve S3 instead.
 const SERVE_S3: &str = "--serve-s3";
-/// In `/proc/PID/stat`, of a second.
-const TICKS: f64 = 100.0;
-const SQL: &str =
-    "SELECT id, user_id, session_id, game_code, action_type, CAST(bet_amount AS DECIMAL(20, 4)) AS bet_amount,
-    CAST(win_amount AS DECIMAL(20, 4)) AS win_amount, balance_after, upper(currency) AS currency, ip, round_id, memo,
-    is_bonus, device, level, created_at, updated_at, bit(is_test) AS is_test, transact_id,
-    _cdc_operation, _cdc_timestamp, _cdc_sequence
-FROM user_actions";
+const SQL: &str = include_str!("user_actions.sql");
 
 fn main() {
     if let [_, serve, folder, delay] = &std::env::args().collect::<Vec<_>>()[..]
@@ -161,28 +156,6 @@ impl Drop for S3 {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// What a process took so far.
-#[derive(Debug, Default, Clone, Copy)]
-struct Taken {
-    /// Seconds, of all processors.
-    cpu: f64,
-    peak_mib: u64,
-}
-
-impl Taken {
-    /// By Linux's own account.
-    fn by(process: &str) -> Self {
-        let read = |file| std::fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default();
-        let (stat, status) = (read("stat"), read("status"));
-        // The name of the program may have blanks.
-        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-        let ticks = |index: usize| fields.get(index).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
-        let peak_mib = peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) / 1_024;
-        Self { cpu: (ticks(11) + ticks(12)) / TICKS, peak_mib }
     }
 }
 

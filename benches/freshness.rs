@@ -1,14 +1,16 @@
 //! How old a change is when it is committed, step by step: from the moment its event can be received, through the
 //! daemon with 70 tables, to a sink that takes 0, 200 and 1,000 ms for each answer.
 //!
-//! Then again with a table that has 100 times as many files as each of the others. `cargo bench --bench freshness` prints
-//! medians and 99th percentiles per step. Files come from memory, the ledger is a folder on disk.
+//! Then again with a table that has 100 times as many files as each of the others; and both again through SQS and S3,
+//! which this program serves, too. `cargo bench --bench freshness` prints medians and 99th percentiles per step. Files come
+//! from memory, the ledger is a folder on disk.
 
 #![allow(clippy::expect_used, clippy::print_stdout, reason = "a bench ends where anything fails, and prints")]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,13 +20,14 @@ use freshet::catalog::opened::Opener;
 use freshet::change::batch::{Attempt, Prepared};
 use freshet::change::{ChangeFile, FileFormat, FileId, FileKind, TableName};
 use freshet::clock::SystemClock;
-use freshet::config::{Config, TableConfig};
+use freshet::config::{Config, Since, TableConfig};
 use freshet::daemon::{Daemon, Pace};
 use freshet::error::Result;
 use freshet::ledger::Ledger;
 use freshet::pipeline::{Lane, Pipeline, memory_of, staging_of};
 use freshet::sink::Rows;
-use freshet::source::{Delivery, Received, Source};
+use freshet::source::folder::NothingKnown;
+use freshet::source::{self, Delivery, Received, Source};
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
@@ -34,8 +37,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 mod nowhere;
+mod s3_events;
 
 use nowhere::{Nowhere, Taking, Troubles};
+use s3_events::{BUCKET, S3Events};
 
 const TABLES: usize = 70;
 /// Files per table, and the time between two of one table.
@@ -44,6 +49,8 @@ const EVERY: Duration = Duration::from_secs(2);
 const ROWS: i64 = 100;
 /// As many files as another table has the hot one, where there is one.
 const HOT: usize = 100;
+/// Has this program run through SQS, in an environment that names its own server as AWS.
+const THROUGH_SQS: &str = "--through-sqs";
 
 /// When a file reached each step.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +62,12 @@ struct Times {
     prepared: Option<Instant>,
     committing: Option<Instant>,
     committed: Option<Instant>,
+}
+
+impl Times {
+    fn begin(receivable: Instant, is_hot: bool) -> Self {
+        Self { is_hot, receivable, received: None, preparing: None, prepared: None, committing: None, committed: None }
+    }
 }
 
 type Log = Arc<Mutex<HashMap<FileId, Times>>>;
@@ -109,6 +122,52 @@ impl Source for Stream {
     }
 }
 
+/// The source that the daemon has, watched for what comes and what is done.
+struct Watched {
+    source: Arc<dyn Source>,
+    /// When each file can be received, and whether it is of the hot table, by its path.
+    receivable: HashMap<String, (Instant, bool)>,
+    log: Log,
+    open: Mutex<usize>,
+    done: Notify,
+}
+
+#[async_trait]
+impl Source for Watched {
+    async fn receive(&self) -> Result<Received> {
+        let received = self.source.receive().await?;
+        let now = Instant::now();
+        for file in received.deliveries.iter().flat_map(|delivery| &delivery.files) {
+            let (receivable, is_hot) = self.receivable[&file.path];
+            let times = Times { received: Some(now), ..Times::begin(receivable, is_hot) };
+            self.log.lock().expect("no panic").insert(file.id(), times);
+        }
+        Ok(received)
+    }
+
+    async fn acknowledge(&self, deliveries: &[Delivery]) -> Result<()> {
+        self.source.acknowledge(deliveries).await?;
+        let mut open = self.open.lock().expect("no panic");
+        *open -= deliveries.len();
+        if *open == 0 {
+            self.done.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn give_back(&self, deliveries: &[Delivery]) -> Result<()> {
+        self.source.give_back(deliveries).await
+    }
+
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        self.source.store()
+    }
+
+    fn pause(&self) -> Duration {
+        self.source.pause()
+    }
+}
+
 fn note(log: &Log, file: FileId, what: impl Fn(&mut Times)) {
     if let Some(times) = log.lock().expect("no panic").get_mut(&file) {
         what(times);
@@ -157,6 +216,14 @@ impl Taking for SlowSink {
 }
 
 fn main() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    if let [_, through, port, ack, hot] = &std::env::args().collect::<Vec<_>>()[..]
+        && through == THROUGH_SQS
+    {
+        let number = |text: &str| text.parse::<u16>().expect("a number");
+        let ack = Duration::from_millis(number(ack).into());
+        return runtime.block_on(through_sqs(number(port), ack, number(hot).into()));
+    }
     println!(
         "{TABLES} tables, a file of {ROWS} rows every {EVERY:?} each, {FILES} files each; milliseconds, p50 / p99"
     );
@@ -164,7 +231,6 @@ fn main() {
         "{:>8} {:>12} {:>12} {:>12} {:>12} {:>12} {:>14}",
         "ack", "receive", "wait+open", "prepare", "claim", "commit", "all"
     );
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     for ack in [0, 200, 1_000] {
         let log = runtime.block_on(run(Duration::from_millis(ack), 1));
         tell(&format!("{ack} ms"), &log, false);
@@ -173,6 +239,50 @@ fn main() {
     let log = runtime.block_on(run(Duration::from_millis(200), HOT));
     tell("others", &log, false);
     tell("hot", &log, true);
+    println!("through SQS and S3; then with the hot table");
+    again_through_sqs(0, 1);
+    again_through_sqs(200, HOT);
+}
+
+/// Runs this program again, as what AWS's variables say is settled when a process begins.
+fn again_through_sqs(ack: u16, hot: usize) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("it is bound").port();
+    drop(listener);
+    let mut command = Command::new(std::env::current_exe().expect("it runs"));
+    command.args([THROUGH_SQS, &port.to_string(), &ack.to_string(), &hot.to_string()]).envs([
+        ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{port}").as_str()),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ACCESS_KEY_ID", "bench"),
+        ("AWS_SECRET_ACCESS_KEY", "bench"),
+    ]);
+    assert!(command.status().expect("it starts").success());
+}
+
+async fn through_sqs(port: u16, ack: Duration, hot: usize) {
+    let (mut events, mut receivable) = (S3Events::default(), HashMap::new());
+    for (number, (at, table)) in times(hot).into_iter().enumerate() {
+        let number = i64::try_from(number).expect("few files");
+        let time = chrono::DateTime::from_timestamp_millis(1_763_683_200_000 + number).expect("a time");
+        let key = format!("bench/{}/{}.parquet.gz", name(table).table, time.format("%Y%m%d-%H%M%S%3f"));
+        receivable.insert(key.clone(), (at, hot > 1 && table == 0));
+        events.add(key, content(number * ROWS), at);
+    }
+    events.serve(port).await;
+    let mut config = config();
+    config.source.files = format!("s3://{BUCKET}");
+    config.source.queue = Some(format!("http://127.0.0.1:{port}/000000000000/events"));
+    config.source.since = Some(Since::Beginning);
+    let clock = SystemClock::shared();
+    let opened = source::open(&config, clock.now(), Arc::new(NothingKnown), &clock).await;
+    let (log, open) = (Log::default(), Mutex::new(receivable.len()));
+    let source = opened.expect("the queue answers");
+    let source = Arc::new(Watched { source, receivable, log: Arc::clone(&log), open, done: Notify::new() });
+    carry(config, Arc::clone(&source) as _, ack, &log, &source.done).await;
+    tell(if hot > 1 { "others" } else { "0 ms" }, &log, false);
+    if hot > 1 {
+        tell("hot", &log, true);
+    }
 }
 
 async fn run(ack: Duration, hot: usize) -> Log {
@@ -186,11 +296,21 @@ async fn run(ack: Duration, hot: usize) -> Log {
         open: Mutex::new((TABLES - 1 + hot) * FILES),
         done: Notify::new(),
     });
-    let folder = tempfile::tempdir().expect("a folder");
+    carry(config(), Arc::clone(&source) as _, ack, &log, &source.done).await;
+    log
+}
+
+fn config() -> Config {
     let mut config = Config::for_folder("memory");
     let keyed = TableConfig { key: Some(vec!["id".into()]), ..TableConfig::default() };
     config.tables = (0..TABLES).map(|table| (name(table), keyed.clone())).collect();
     config.pipeline.merge_every = Duration::from_secs(60);
+    config
+}
+
+/// Runs the daemon until all is done.
+async fn carry(config: Config, source: Arc<dyn Source>, ack: Duration, log: &Log, done: &Notify) {
+    let folder = tempfile::tempdir().expect("a folder");
     let clock = SystemClock::shared();
     let ledger = Ledger::open(folder.path().to_str().expect("UTF-8"), "nowhere", Arc::clone(&clock)).await;
     let shutdown = CancellationToken::new();
@@ -199,17 +319,16 @@ async fn run(ack: Duration, hot: usize) -> Log {
         opener: Opener::new(source.store(), staging_of(&config)),
         memory: memory_of(&config, freshet::daemon::tables_at_once(&config)),
         observer: Arc::new(Troubles),
-        sink: Arc::new(Nowhere(SlowSink { ack, log: Arc::clone(&log), attempts: Mutex::default() })),
+        sink: Arc::new(Nowhere(SlowSink { ack, log: Arc::clone(log), attempts: Mutex::default() })),
         config: Arc::new(config),
         ledger: ledger.expect("a ledger"),
         clock,
         shutdown: shutdown.clone(),
     };
-    let daemon = tokio::spawn(Daemon::new(pipeline, Arc::clone(&source) as _, Pace::default()).run());
-    source.done.notified().await;
+    let daemon = tokio::spawn(Daemon::new(pipeline, source, Pace::default()).run());
+    done.notified().await;
     shutdown.cancel();
     daemon.await.expect("no panic").expect("it runs");
-    log
 }
 
 fn name(table: usize) -> TableName {
@@ -254,16 +373,7 @@ async fn files(store: &InMemory, log: &Log, hot: usize) -> VecDeque<(Instant, Ch
             time_named: true,
             rows: None,
         };
-        let times = Times {
-            is_hot: hot > 1 && table == 0,
-            receivable: at,
-            received: None,
-            preparing: None,
-            prepared: None,
-            committing: None,
-            committed: None,
-        };
-        log.lock().expect("no panic").insert(file.id(), times);
+        log.lock().expect("no panic").insert(file.id(), Times::begin(at, hot > 1 && table == 0));
         coming.push_back((at, file));
     }
     coming
