@@ -3,8 +3,8 @@
 //!
 //! `cargo bench --bench day` prints rows a second, bytes, and what memory and processor time freshet and the other side
 //! took, each a process of its own. In the environment: `FRESHET_DAY_FILES` is how many files of 20,000 rows there are (100; a day has
-//! 2,000), `FRESHET_KEYS_PERCENT` how many keys for 100 rows (20), `FRESHET_COMPRESSION` how rows are sent (`none`, as the
-//! processor time of gzip is more than all other; `gzip` is freshet's default). With `FRESHET_S3` files come
+//! 2,000), `FRESHET_KEYS_PERCENT` how many keys for 100 rows (20), `FRESHET_COMPRESSION` how rows are sent (`none`, as
+//! gzip takes as much processor time as all else; `gzip` is freshet's default). With `FRESHET_S3` files come
 //! by S3's protocol from a third process, which answers for each so many milliseconds later. With `FRESHET_PYTHON`, a Python with what
 //! `benches/peers/requirements.txt` names, the same is done with pandas.
 

@@ -49,6 +49,8 @@ const EVERY: Duration = Duration::from_secs(2);
 const ROWS: i64 = 100;
 /// As many files as another table has the hot one, where there is one.
 const HOT: usize = 100;
+/// By when all files are made.
+const MAKING: Duration = Duration::from_secs(5);
 /// Has this program run through SQS, in an environment that names its own server as AWS.
 const THROUGH_SQS: &str = "--through-sqs";
 
@@ -279,9 +281,9 @@ async fn through_sqs(port: u16, ack: Duration, hot: usize) {
     let source = opened.expect("the queue answers");
     let source = Arc::new(Watched { source, receivable, log: Arc::clone(&log), open, done: Notify::new() });
     carry(config, Arc::clone(&source) as _, ack, &log, &source.done).await;
-    tell(if hot > 1 { "others" } else { "0 ms" }, &log, false);
-    if hot > 1 {
-        tell("hot", &log, true);
+    match hot {
+        1 => tell(&format!("{} ms", ack.as_millis()), &log, false),
+        _ => ["others", "hot"].into_iter().for_each(|which| tell(which, &log, which == "hot")),
     }
 }
 
@@ -337,7 +339,7 @@ fn name(table: usize) -> TableName {
 
 /// When each table's next file comes: every table's spread evenly over time, the first one's so many times as often.
 fn times(hot: usize) -> Vec<(Instant, usize)> {
-    let start = Instant::now() + Duration::from_secs(1);
+    let start = Instant::now() + MAKING;
     let count = |number: usize| u32::try_from(number).expect("few files");
     let of_table = |table: usize| {
         let often = if table == 0 { hot } else { 1 };

@@ -1,8 +1,10 @@
 //! What each step takes on the way of a day's change files, from a folder to Arrow messages: fetching them, inflating them,
 //! decoding them, the table's SQL, and encoding rows.
 //!
-//! `cargo bench --bench stages` prints, for the way up to each step, seconds and processor time, and what the step adds to that of
-//! the way before it. In the environment: `FRESHET_DAY_FILES` is how many files of 20,000 rows there are (100).
+//! `cargo bench --bench stages` prints, for the way up to each step, seconds and processor time, and what that is more than the
+//! way before it took. The ways differ a little in more than the step: files are fetched by the store's own call, decoded with
+//! all columns, and from the SQL on carried by the pipeline, with a ledger. Messages are those of Arrow's own writer, one for
+//! each batch. In the environment: `FRESHET_DAY_FILES` is how many files of 20,000 rows there are (100).
 //! Sending is in the bench `day`, compressing for it in `wire`, the latest row of each key in `latest`, and the ledger in
 //! `ledger`.
 
@@ -85,7 +87,7 @@ fn main() {
     let rows = files * FILE_ROWS;
     let scene = runtime.block_on(Scene::new(files));
     println!("{files} files of {FILE_ROWS} rows x 20 columns; medians of {ROUNDS} rounds, for a million rows");
-    println!("{:<26} {:>8} {:>16} {:>16}", "up to", "seconds", "processor time", "of this step");
+    println!("{:<26} {:>8} {:>16} {:>16}", "up to", "seconds", "processor time", "more");
     let mut before = 0.0;
     let mut tell = |step: &str, run: &dyn Fn() -> u64| {
         let (seconds, cpu) = median(run, rows);
@@ -98,7 +100,7 @@ fn main() {
     tell("decoded", &|| runtime.block_on(scene.read(true)));
     tell("the SQL's rows", &|| runtime.block_on(scene.carry(false)));
     tell("Arrow messages", &|| runtime.block_on(scene.carry(true)));
-    println!("peak RSS {} MiB", Taken::by("self").peak_mib);
+    println!("peak RSS {} MiB, with the making of the files", Taken::by("self").peak_mib);
 }
 
 /// Seconds and processor time of the median round.

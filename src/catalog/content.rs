@@ -151,7 +151,7 @@ impl Stored {
     }
 }
 
-/// All bytes of an object. Those of a local file come in larger pieces than the store's own, each of which is read by another
+/// All bytes that were got of an object. Those of a local file come in larger pieces than the store's own, each of which is read by another
 /// thread.
 fn chunks(got: GetResult) -> BoxStream<'static, object_store::Result<Bytes>> {
     let file = match got.payload {
@@ -160,15 +160,19 @@ fn chunks(got: GetResult) -> BoxStream<'static, object_store::Result<Bytes>> {
     };
     let unreadable =
         |cause: std::io::Error| object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(cause) };
-    futures::stream::try_unfold(file, move |mut file| {
-        let read = move || {
-            let mut chunk = Vec::with_capacity(LOCAL_CHUNK);
-            file.by_ref().take(LOCAL_CHUNK as u64).read_to_end(&mut chunk).map(|_| (chunk, file))
-        };
-        async move {
-            let (chunk, file) = tokio::task::spawn_blocking(read).await?.map_err(unreadable)?;
-            Ok((!chunk.is_empty()).then(|| (Bytes::from(chunk), file)))
+    let size = got.range.end - got.range.start;
+    futures::stream::try_unfold((file, size), move |(mut file, left)| async move {
+        if left == 0 {
+            return Ok(None);
         }
+        let read = move || {
+            let mut chunk = Vec::with_capacity(usize::try_from(left).map_or(LOCAL_CHUNK, |left| left.min(LOCAL_CHUNK)));
+            file.by_ref().take(left.min(LOCAL_CHUNK as u64)).read_to_end(&mut chunk).map(|_| (chunk, file))
+        };
+        let (chunk, file) = tokio::task::spawn_blocking(read).await?.map_err(unreadable)?;
+        // A file that became shorter meanwhile has no more.
+        let left = if chunk.is_empty() { 0 } else { left - chunk.len() as u64 };
+        Ok(Some((Bytes::from(chunk), (file, left))))
     })
     .boxed()
 }

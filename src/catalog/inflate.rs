@@ -13,6 +13,9 @@ use crate::catalog::content::{Bound, Content, StagedFile};
 use crate::catalog::gzip;
 use crate::error::{Error, Result};
 
+/// Of a stored file, what is inflated without a pause.
+const PIECE: usize = 256 << 10;
+
 /// How much may be inflated, and where to.
 #[derive(Debug, Clone)]
 pub struct StagingLimits {
@@ -20,8 +23,8 @@ pub struct StagingLimits {
     pub file_memory_bytes_max: u64,
     /// Bytes of all files held in memory at once.
     pub memory_bytes_max: u64,
-    /// Bytes, stored and inflated together, of all files that are just being inflated in one step; what finds no room there is
-    /// inflated piece by piece.
+    /// Bytes, stored and inflated together, of all files that are just being inflated in one step; as they are stored they take
+    /// at most half of them, and one a quarter. What finds no room is inflated piece by piece.
     pub whole_bytes_max: u64,
     /// No file may be larger than this once inflated.
     pub file_bytes_max: u64,
@@ -46,13 +49,22 @@ impl Staging {
         Self { limits, memory: Arc::default(), whole: Arc::default(), staged: Arc::default() }
     }
 
-    /// Takes in one file, chunk by chunk; `gzip` says whether it must be inflated.
-    pub fn intake(&self, gzip: bool) -> Intake {
+    /// Takes in one file, chunk by chunk, of so many bytes; `gzip` says whether it must be inflated.
+    pub fn intake(&self, gzip: bool, size: u64) -> Intake {
         let stage = match gzip {
-            true => Stage::Gather(Vec::new(), Bound::new(Arc::clone(&self.whole))),
+            true => self.gathered(size).unwrap_or_else(|| Stage::Inflate(self.piece_by_piece())),
             false => Stage::Copy(Box::new(self.buffer())),
         };
         Intake { staging: self.clone(), stage }
+    }
+
+    /// Room for all of the stored file, if there is some.
+    fn gathered(&self, size: u64) -> Option<Stage> {
+        let bytes_max = self.limits.whole_bytes_max;
+        let mut bound = Bound::new(Arc::clone(&self.whole));
+        let has_room = size <= bytes_max / 4 && bound.try_grow(size, bytes_max / 2);
+        let stored = Vec::with_capacity(usize::try_from(size).ok().filter(|_| has_room)?);
+        Some(Stage::Gather(stored, bound))
     }
 
     /// Bytes held for files that are inflated in one step.
@@ -100,15 +112,12 @@ impl Intake {
     /// [`Retry`](crate::error::Kind::Retry) where there is no room for them now.
     pub fn push(&mut self, chunk: &[u8]) -> Result<()> {
         match &mut self.stage {
-            Stage::Gather(stored, bound) => {
-                if bound.try_grow(chunk.len() as u64, self.staging.limits.whole_bytes_max) {
-                    stored.extend_from_slice(chunk);
-                    return Ok(());
-                }
-                let stored = std::mem::take(stored);
-                self.stage = Stage::Inflate(self.staging.piece_by_piece());
-                self.push(&stored)?;
-                self.push(chunk)
+            Stage::Gather(stored, _) if chunk.len() > stored.capacity() - stored.len() => {
+                Err(Error::retry("the store sent more bytes than the file has"))
+            }
+            Stage::Gather(stored, _) => {
+                stored.extend_from_slice(chunk);
+                Ok(())
             }
             Stage::Inflate(decoder) => match decoder.write_all(chunk) {
                 Ok(()) => Ok(()),
@@ -122,21 +131,30 @@ impl Intake {
     ///
     /// # Errors
     /// As [`push`](Self::push); also where the gzip stream is cut off.
-    pub fn finish(self) -> Result<Content> {
+    pub async fn finish(self) -> Result<Content> {
         let Self { staging, stage } = self;
         match stage {
-            Stage::Gather(stored, bound) => match in_one_step(&stored, bound, staging.limits.whole_bytes_max) {
-                Some((inflated, _while_it_is_held)) => {
+            Stage::Gather(stored, mut bound) => {
+                if let Some(inflated) = in_one_step(&stored, &mut bound, staging.limits.whole_bytes_max) {
                     let mut buffer = staging.buffer();
                     buffer.take_whole(inflated)?;
-                    buffer.into_content()
+                    return buffer.into_content();
                 }
-                None => {
-                    let mut intake = Self { stage: Stage::Inflate(staging.piece_by_piece()), staging };
-                    intake.push(&stored)?;
-                    intake.finish()
+                let mut intake = Self { stage: Stage::Inflate(staging.piece_by_piece()), staging };
+                for piece in stored.chunks(PIECE) {
+                    intake.push(piece)?;
+                    // It may inflate to much more, and others wait for this thread.
+                    tokio::task::yield_now().await;
                 }
-            },
+                intake.inflated()
+            }
+            stage => Self { staging, stage }.inflated(),
+        }
+    }
+
+    fn inflated(self) -> Result<Content> {
+        match self.stage {
+            Stage::Gather(..) => Err(Error::bug("a file was gathered and not inflated")),
             Stage::Inflate(mut decoder) => match decoder.try_finish() {
                 Ok(()) => decoder.finish().map_err(not_gzip)?.into_content(),
                 Err(cause) => Err(decoder.get_mut().refused.take().unwrap_or_else(|| not_gzip(cause))),
@@ -146,13 +164,10 @@ impl Intake {
     }
 }
 
-/// The inflated file, and its share of the bound, where there is room for it and the way is sure.
-fn in_one_step(stored: &[u8], mut bound: Bound, bytes_max: u64) -> Option<(Vec<u8>, Bound)> {
+/// The inflated file, where there is room for it and the way is sure.
+fn in_one_step(stored: &[u8], bound: &mut Bound, bytes_max: u64) -> Option<Vec<u8>> {
     let length = gzip::inflated_length(stored)?;
-    if !bound.try_grow(length as u64, bytes_max) {
-        return None;
-    }
-    Some((gzip::inflate(stored, length)?, bound))
+    bound.try_grow(length as u64, bytes_max).then(|| gzip::inflate(stored, length)).flatten()
 }
 
 fn not_gzip(cause: std::io::Error) -> Error {

@@ -122,9 +122,9 @@ impl Opener {
         if file.format == FileFormat::Parquet && !file.gzip {
             return Ok(Content::Stored(stored));
         }
-        let mut intake = self.staging.intake(file.gzip);
+        let mut intake = self.staging.intake(file.gzip, file.size);
         stored.stream(|chunk| intake.push(chunk)).await?;
-        intake.finish()
+        intake.finish().await
     }
 }
 

@@ -38,7 +38,7 @@ pub enum Create {
 /// How rows are compressed on their way to BigQuery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// By gzip: a quarter of the bytes (`cargo bench --bench wire`), for more processor time than all else takes. The default,
+    /// By gzip: a quarter of the bytes (`cargo bench --bench wire`), for as much processor time as all else takes. The default,
     /// as AWS takes money for each byte that leaves it.
     Gzip,
     /// Not at all.

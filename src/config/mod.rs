@@ -318,7 +318,8 @@ pub struct PipelineConfig {
     pub table_memory_bytes_min: u64,
     /// How many tables run side by side.
     pub tables_at_once: usize,
-    /// An inflated file below this stays in memory, above it goes to a staging file.
+    /// An inflated file below this stays in memory, above it goes to a staging file. All together take at most twice as much,
+    /// and so do those that are just being inflated.
     pub inflate_memory_bytes_max: u64,
     /// No file may inflate to more than this.
     pub inflate_bytes_max: u64,

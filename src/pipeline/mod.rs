@@ -93,7 +93,7 @@ pub fn staging_of(config: &Config) -> Staging {
     Staging::new(StagingLimits {
         file_memory_bytes_max: limits.inflate_memory_bytes_max,
         memory_bytes_max: limits.inflate_memory_bytes_max.saturating_mul(2),
-        whole_bytes_max: limits.inflate_memory_bytes_max,
+        whole_bytes_max: limits.inflate_memory_bytes_max.saturating_mul(2),
         file_bytes_max: limits.inflate_bytes_max,
         staged_bytes_max: limits.inflate_bytes_max.saturating_mul(STAGED_FILES_MAX),
         folder: limits.staging.clone(),

@@ -9,9 +9,9 @@ use crate::error::{Kind, Result};
 use crate::trial::dice::Dice;
 
 fn take_in(staging: &Staging, stored: &[u8], gzip: bool, piece: usize) -> Result<Content> {
-    let mut intake: Intake = staging.intake(gzip);
+    let mut intake: Intake = staging.intake(gzip, stored.len() as u64);
     stored.chunks(piece).try_for_each(|chunk| intake.push(chunk))?;
-    intake.finish()
+    futures::executor::block_on(intake.finish())
 }
 
 async fn bytes_of(content: &mut Content) -> Vec<u8> {
@@ -19,9 +19,9 @@ async fn bytes_of(content: &mut Content) -> Vec<u8> {
     content.get_bytes(0..end).await.unwrap().to_vec()
 }
 
-/// Spaces in which a file is inflated in one step, piece by piece, and the one where another was meant.
+/// Spaces in which a file is inflated in one step, piece by piece, and the one or the other.
 fn spaces(limits: StagingLimits) -> [Staging; 3] {
-    [1 << 30, 0, 200].map(|whole_bytes_max| Staging::new(StagingLimits { whole_bytes_max, ..limits.clone() }))
+    [1 << 30, 0, 3_000].map(|whole_bytes_max| Staging::new(StagingLimits { whole_bytes_max, ..limits.clone() }))
 }
 
 fn is_staged(content: &Content) -> bool {
@@ -112,13 +112,24 @@ fn a_bomb_is_refused_at_the_limit_and_holds_nothing_afterwards() {
 #[test]
 fn what_is_inflated_in_one_step_is_counted_and_given_back() {
     let file = gzip(&noise(600));
-    let staging = Staging::new(StagingLimits { whole_bytes_max: 1_500, ..ROOMY });
-    let mut other = staging.intake(true);
-    other.push(&file).unwrap();
-    // There is no room for both: one of them goes piece by piece, and both are whole.
-    assert_eq!(take_in(&staging, &file, true, 100).unwrap().len(), 600);
-    assert_eq!(other.finish().unwrap().len(), 600);
+    let stored = file.len() as u64;
+    let staging = Staging::new(StagingLimits { whole_bytes_max: 4 * stored, ..ROOMY });
+    let mut others: Vec<Intake> = (0..6).map(|_| staging.intake(true, stored)).collect();
+    // Two of them have room as they are stored; each of those has room as it is inflated, after the other.
+    assert_eq!(staging.held_whole(), 2 * stored);
+    for other in &mut others {
+        other.push(&file).unwrap();
+    }
+    for other in others {
+        assert_eq!(futures::executor::block_on(other.finish()).unwrap().len(), 600);
+    }
     assert_eq!(staging.held_whole(), 0);
+}
+
+#[test]
+fn a_store_that_sends_more_than_it_said_is_asked_again() {
+    let mut intake = Staging::new(ROOMY).intake(true, 10);
+    assert_eq!(intake.push(&gzip(b"whole")).unwrap_err().kind(), Kind::Retry);
 }
 
 #[tokio::test]
@@ -167,7 +178,18 @@ fn damaged_bytes_and_other_formats_are_data_errors() {
         damaged[at] ^= 1;
         damaged
     });
-    let others = [b"PAR1 is no gzip".to_vec(), b"\x1f\x8b".to_vec(), [&gzip(b"whole")[..], b"garbage"].concat()];
+    // What comes after a member ends as one does, so that its end says nothing.
+    let (empty, end) = (gzip(b""), &whole[whole.len() - 8..]);
+    let others = [
+        b"PAR1 is no gzip".to_vec(),
+        b"\x1f\x8b".to_vec(),
+        [&whole[..], b"garbage"].concat(),
+        [&whole[..], b"garbage", end].concat(),
+        [&whole[..], &[0], &whole[1..]].concat(),
+        [&empty[..], &[0; 8]].concat(),
+        // A checksum of its beginning, which is wrong.
+        [&whole[..3], &[2], &whole[4..10], b"\xde\xad", &whole[10..]].concat(),
+    ];
     let all: Vec<Vec<u8>> = damaged.chain(others).collect();
     for staging in spaces(ROOMY) {
         for bytes in &all {

@@ -35,7 +35,7 @@ const LEVEL: i32 = 1;
 /// Opens a connection, over which these requests go as they come; gives its answers.
 ///
 /// # Errors
-/// What the server answers instead, and [`Unavailable`](Code::Unavailable) where there is none.
+/// What the server answers instead, or why it cannot be reached.
 pub(super) async fn append_rows(
     mut channel: Channel,
     headers: MetadataMap,
@@ -54,8 +54,9 @@ pub(super) async fn append_rows(
     if compression == Compression::Gzip {
         tell("grpc-encoding", "gzip");
     }
-    std::future::poll_fn(|context| channel.poll_ready(context)).await.map_err(unavailable)?;
-    let response = channel.call(request).await.map_err(unavailable)?;
+    let lost = |cause: tonic::transport::Error| Status::from_error(cause.into());
+    std::future::poll_fn(|context| channel.poll_ready(context)).await.map_err(lost)?;
+    let response = channel.call(request).await.map_err(lost)?;
     let decoder = ProstDecoder::new(BufferSettings::default());
     let status = response.status();
     match Status::from_header_map(response.headers()) {
@@ -65,47 +66,46 @@ pub(super) async fn append_rows(
     }
 }
 
-fn unavailable(cause: tonic::transport::Error) -> Status {
-    Status::from_error(cause.into())
-}
-
 /// The frames of these requests, in their order; an error breaks the connection.
 fn frames(
     mut requests: mpsc::Receiver<AppendRowsRequest>,
     compression: Compression,
 ) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
-    let broken = |cause| Status::internal(format!("a request cannot be encoded: {cause}"));
+    let broken = |cause| Status::internal(format!("a request's encoding was broken off: {cause}"));
     stream::poll_fn(move |context| requests.poll_recv(context))
         .map(move |request| match compression {
             Compression::Gzip => Either::Left(SpawnedTask::spawn(async move { frame(&request, compression) }).join()),
             Compression::None => Either::Right(ready(Ok(frame(&request, compression)))),
         })
         .buffered(AT_ONCE)
-        .map(move |frame| frame.map_err(broken))
+        .map(move |frame| frame.map_err(broken)?)
 }
 
-fn frame(request: &AppendRowsRequest, compression: Compression) -> Bytes {
+fn frame(request: &AppendRowsRequest, compression: Compression) -> Result<Bytes, Status> {
+    let unfit = |cause: &dyn std::error::Error| Status::internal(format!("a request cannot be encoded: {cause}"));
     let mut plain = Vec::with_capacity(HEADER + request.encoded_len());
     plain.resize(HEADER, 0);
-    request.encode_raw(&mut plain);
+    request.encode(&mut plain).map_err(|cause| unfit(&cause))?;
     let compressed = match compression {
         Compression::Gzip => gzip(&plain[HEADER..]),
         Compression::None => None,
     };
     let is_compressed = compressed.is_some();
     let mut frame = compressed.unwrap_or(plain);
-    let length = u32::try_from(frame.len() - HEADER).unwrap_or(u32::MAX);
+    let length = u32::try_from(frame.len() - HEADER).map_err(|cause| unfit(&cause))?;
     frame[0] = is_compressed.into();
     frame[1..HEADER].copy_from_slice(&length.to_be_bytes());
-    frame.into()
+    Ok(frame.into())
 }
 
-/// The message compressed, after room for a header; None where that is no shorter.
+/// The message compressed, after room for a header; None where that is longer.
 fn gzip(message: &[u8]) -> Option<Vec<u8>> {
     let mut compressor = Compressor::new(CompressionLvl::new(LEVEL).ok()?);
     let mut frame = vec![0; HEADER + message.len()];
     let length = compressor.gzip_compress(message, &mut frame[HEADER..]).ok()?;
     frame.truncate(HEADER + length);
+    // Some wait, and would hold a whole message's room each.
+    frame.shrink_to_fit();
     Some(frame)
 }
 
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_compressed_message_is_gzip_of_the_request() {
         let request = asked(&"rows ".repeat(1_000));
-        let frame = frame(&request, Compression::Gzip);
+        let frame = frame(&request, Compression::Gzip).unwrap();
         assert_eq!(told(&frame), (1, frame.len() - HEADER));
         assert!(frame.len() < 500, "{}", frame.len());
         let mut inflated = Vec::new();
@@ -139,28 +139,29 @@ mod tests {
         for (request, compression) in
             [(asked("a"), Compression::Gzip), (asked(&"rows ".repeat(1_000)), Compression::None)]
         {
-            let frame = frame(&request, compression);
+            let frame = frame(&request, compression).unwrap();
             assert_eq!(told(&frame), (0, request.encoded_len()));
             assert_eq!(AppendRowsRequest::decode(&frame[HEADER..]).unwrap(), request);
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn frames_come_in_the_order_of_their_requests() {
         let (requests, waiting) = mpsc::channel(4);
         let sending = async {
             for number in 0..50 {
-                // The longer it is, the longer it takes.
-                requests.send(asked(&"x".repeat(100_000 / (number + 1)))).await.unwrap();
+                // Every second one takes long.
+                let length = if number % 2 == 0 { 1_000_000 } else { 1_000 };
+                requests.send(asked(&format!("{number:02}").repeat(length))).await.unwrap();
             }
             drop(requests);
         };
-        let lengths = async {
-            let made: Vec<Bytes> = frames(waiting, Compression::None).try_collect().await.unwrap();
-            made.iter().map(Bytes::len).collect::<Vec<_>>()
-        };
-        let (_, lengths) = tokio::join!(sending, lengths);
-        assert_eq!(lengths.len(), 50);
-        assert!(lengths.is_sorted_by(|longer, shorter| longer >= shorter), "{lengths:?}");
+        let (_, made) = tokio::join!(sending, frames(waiting, Compression::Gzip).try_collect::<Vec<_>>());
+        let numbers = made.unwrap().into_iter().map(|frame| {
+            let mut inflated = Vec::new();
+            flate2::read::GzDecoder::new(&frame[HEADER..]).read_to_end(&mut inflated).unwrap();
+            AppendRowsRequest::decode(&inflated[..]).unwrap().trace_id[..2].parse::<i32>().unwrap()
+        });
+        assert_eq!(numbers.collect::<Vec<_>>(), (0..50).collect::<Vec<_>>());
     }
 }

@@ -1,5 +1,5 @@
-//! One batch's rows over as many streams as keep up with their making: a stream waits for its acknowledgements, and compressing
-//! for it keeps one processor busy.
+//! One batch's rows over as many streams as keep up with their making: each waits for acknowledgements where too much of it is
+//! on its way, and has a connection to itself.
 //!
 //! See <https://cloud.google.com/bigquery/docs/write-api-best-practices>.
 
@@ -107,6 +107,11 @@ impl Streams<'_> {
             Ok(name) => self.fill(name).await,
             Err(error) => {
                 tracing::debug!(table = self.table, %error, "there is no further stream");
+                // Until then it counts as one, so that the next message that waits does not ask at once.
+                tokio::select! {
+                    () = self.api.pause(self.api.pacing.tries_max) => {}
+                    () = self.made.cancelled() => {}
+                }
                 Ok(None)
             }
         }
