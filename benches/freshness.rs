@@ -59,17 +59,11 @@ const THROUGH_SQS: &str = "--through-sqs";
 struct Times {
     is_hot: bool,
     receivable: Instant,
-    received: Option<Instant>,
+    received: Instant,
     preparing: Option<Instant>,
     prepared: Option<Instant>,
     committing: Option<Instant>,
     committed: Option<Instant>,
-}
-
-impl Times {
-    fn begin(receivable: Instant, is_hot: bool) -> Self {
-        Self { is_hot, receivable, received: None, preparing: None, prepared: None, committing: None, committed: None }
-    }
 }
 
 type Log = Arc<Mutex<HashMap<FileId, Times>>>;
@@ -78,9 +72,6 @@ type Log = Arc<Mutex<HashMap<FileId, Times>>>;
 struct Stream {
     store: Arc<InMemory>,
     coming: Mutex<VecDeque<(Instant, ChangeFile)>>,
-    log: Log,
-    open: Mutex<usize>,
-    done: Notify,
 }
 
 #[async_trait]
@@ -91,23 +82,16 @@ impl Source for Stream {
             Some(at) => tokio::time::sleep_until(at).await,
             None => std::future::pending().await,
         }
-        let now = Instant::now();
-        let mut coming = self.coming.lock().expect("no panic");
+        let (now, mut coming) = (Instant::now(), self.coming.lock().expect("no panic"));
         let mut deliveries = Vec::new();
         while deliveries.len() < 10 && coming.front().is_some_and(|(at, _)| *at <= now) {
             let Some((_, file)) = coming.pop_front() else { break };
-            note(&self.log, file.id(), |times| times.received = Some(now));
             deliveries.push(Delivery { receipt: file.location.clone(), files: vec![file] });
         }
         Ok(Received { deliveries, left: Vec::new() })
     }
 
-    async fn acknowledge(&self, deliveries: &[Delivery]) -> Result<()> {
-        let mut open = self.open.lock().expect("no panic");
-        *open -= deliveries.len();
-        if *open == 0 {
-            self.done.notify_one();
-        }
+    async fn acknowledge(&self, _: &[Delivery]) -> Result<()> {
         Ok(())
     }
 
@@ -127,8 +111,10 @@ impl Source for Stream {
 /// The source that the daemon has, watched for what comes and what is done.
 struct Watched {
     source: Arc<dyn Source>,
-    /// When each file can be received, and whether it is of the hot table, by its path.
-    receivable: HashMap<String, (Instant, bool)>,
+    /// When each file can be received, by its path.
+    receivable: HashMap<String, Instant>,
+    /// As many files as another table has the first one.
+    hot: usize,
     log: Log,
     open: Mutex<usize>,
     done: Notify,
@@ -140,8 +126,15 @@ impl Source for Watched {
         let received = self.source.receive().await?;
         let now = Instant::now();
         for file in received.deliveries.iter().flat_map(|delivery| &delivery.files) {
-            let (receivable, is_hot) = self.receivable[&file.path];
-            let times = Times { received: Some(now), ..Times::begin(receivable, is_hot) };
+            let times = Times {
+                is_hot: self.hot > 1 && file.table == name(0),
+                receivable: self.receivable[&file.path],
+                received: now,
+                preparing: None,
+                prepared: None,
+                committing: None,
+                committed: None,
+            };
             self.log.lock().expect("no panic").insert(file.id(), times);
         }
         Ok(received)
@@ -267,7 +260,7 @@ async fn through_sqs(port: u16, ack: Duration, hot: usize) {
         let number = i64::try_from(number).expect("few files");
         let time = chrono::DateTime::from_timestamp_millis(1_763_683_200_000 + number).expect("a time");
         let key = format!("bench/{}/{}.parquet.gz", name(table).table, time.format("%Y%m%d-%H%M%S%3f"));
-        receivable.insert(key.clone(), (at, hot > 1 && table == 0));
+        receivable.insert(key.clone(), at);
         events.add(key, content(number * ROWS), at);
     }
     events.serve(port).await;
@@ -277,10 +270,7 @@ async fn through_sqs(port: u16, ack: Duration, hot: usize) {
     config.source.since = Some(Since::Beginning);
     let clock = SystemClock::shared();
     let opened = source::open(&config, clock.now(), Arc::new(NothingKnown), &clock).await;
-    let (log, open) = (Log::default(), Mutex::new(receivable.len()));
-    let source = opened.expect("the queue answers");
-    let source = Arc::new(Watched { source, receivable, log: Arc::clone(&log), open, done: Notify::new() });
-    carry(config, Arc::clone(&source) as _, ack, &log, &source.done).await;
+    let log = carry(config, opened.expect("the queue answers"), receivable, ack, hot).await;
     match hot {
         1 => tell(&format!("{} ms", ack.as_millis()), &log, false),
         _ => ["others", "hot"].into_iter().for_each(|which| tell(which, &log, which == "hot")),
@@ -288,18 +278,11 @@ async fn through_sqs(port: u16, ack: Duration, hot: usize) {
 }
 
 async fn run(ack: Duration, hot: usize) -> Log {
-    let log: Log = Log::default();
     let store = Arc::new(InMemory::new());
-    let coming = Mutex::new(files(&store, &log, hot).await);
-    let source = Arc::new(Stream {
-        store,
-        coming,
-        log: Arc::clone(&log),
-        open: Mutex::new((TABLES - 1 + hot) * FILES),
-        done: Notify::new(),
-    });
-    carry(config(), Arc::clone(&source) as _, ack, &log, &source.done).await;
-    log
+    let coming = files(&store, hot).await;
+    let receivable = coming.iter().map(|(at, file)| (file.path.clone(), *at)).collect();
+    let source = Arc::new(Stream { store, coming: Mutex::new(coming) });
+    carry(config(), source, receivable, ack, hot).await
 }
 
 fn config() -> Config {
@@ -310,8 +293,16 @@ fn config() -> Config {
     config
 }
 
-/// Runs the daemon until all is done.
-async fn carry(config: Config, source: Arc<dyn Source>, ack: Duration, log: &Log, done: &Notify) {
+/// Runs the daemon until all files that can be received are done; gives when each reached what.
+async fn carry(
+    config: Config,
+    source: Arc<dyn Source>,
+    receivable: HashMap<String, Instant>,
+    ack: Duration,
+    hot: usize,
+) -> Log {
+    let (log, open) = (Log::default(), Mutex::new(receivable.len()));
+    let source = Arc::new(Watched { source, receivable, hot, log: Arc::clone(&log), open, done: Notify::new() });
     let folder = tempfile::tempdir().expect("a folder");
     let clock = SystemClock::shared();
     let ledger = Ledger::open(folder.path().to_str().expect("UTF-8"), "nowhere", Arc::clone(&clock)).await;
@@ -321,16 +312,17 @@ async fn carry(config: Config, source: Arc<dyn Source>, ack: Duration, log: &Log
         opener: Opener::new(source.store(), staging_of(&config)),
         memory: memory_of(&config, freshet::daemon::tables_at_once(&config)),
         observer: Arc::new(Troubles),
-        sink: Arc::new(Nowhere(SlowSink { ack, log: Arc::clone(log), attempts: Mutex::default() })),
+        sink: Arc::new(Nowhere(SlowSink { ack, log: Arc::clone(&log), attempts: Mutex::default() })),
         config: Arc::new(config),
         ledger: ledger.expect("a ledger"),
         clock,
         shutdown: shutdown.clone(),
     };
-    let daemon = tokio::spawn(Daemon::new(pipeline, source, Pace::default()).run());
-    done.notified().await;
+    let daemon = tokio::spawn(Daemon::new(pipeline, Arc::clone(&source) as _, Pace::default()).run());
+    source.done.notified().await;
     shutdown.cancel();
     daemon.await.expect("no panic").expect("it runs");
+    log
 }
 
 fn name(table: usize) -> TableName {
@@ -352,7 +344,7 @@ fn times(hot: usize) -> Vec<(Instant, usize)> {
 }
 
 /// The files, in the order in which they come.
-async fn files(store: &InMemory, log: &Log, hot: usize) -> VecDeque<(Instant, ChangeFile)> {
+async fn files(store: &InMemory, hot: usize) -> VecDeque<(Instant, ChangeFile)> {
     let mut coming = VecDeque::new();
     for (number, (at, table)) in times(hot).into_iter().enumerate() {
         let path = Path::from(format!("file_{number}.parquet.gz"));
@@ -375,7 +367,6 @@ async fn files(store: &InMemory, log: &Log, hot: usize) -> VecDeque<(Instant, Ch
             time_named: true,
             rows: None,
         };
-        log.lock().expect("no panic").insert(file.id(), Times::begin(at, hot > 1 && table == 0));
         coming.push_back((at, file));
     }
     coming
@@ -398,8 +389,8 @@ fn content(first: i64) -> Vec<u8> {
 fn tell(what: &str, log: &Log, is_hot: bool) {
     type Step = fn(&Times) -> (Option<Instant>, Option<Instant>);
     let steps: [Step; 6] = [
-        |times| (Some(times.receivable), times.received),
-        |times| (times.received, times.preparing),
+        |times| (Some(times.receivable), Some(times.received)),
+        |times| (Some(times.received), times.preparing),
         |times| (times.preparing, times.prepared),
         |times| (times.prepared, times.committing),
         |times| (times.committing, times.committed),

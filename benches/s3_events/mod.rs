@@ -19,6 +19,8 @@ pub(crate) const BUCKET: &str = "data";
 const MESSAGES_MAX: usize = 10;
 const BODY_BYTES_MAX: usize = 1 << 20;
 const LAST_MODIFIED: &str = "Fri, 21 Nov 2025 00:00:00 GMT";
+/// Of each object, as none is ever overwritten.
+const E_TAG: &str = "1";
 const EVENT_TIME: &str = "2025-11-21T00:00:00.000Z";
 
 /// The bucket and the queue.
@@ -55,8 +57,7 @@ impl S3Events {
         let mut messages = Vec::new();
         while messages.len() < MESSAGES_MAX && coming.front().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = coming.pop_front() else { break };
-            let (size, e_tag) = (self.objects[&key].len(), e_tag(&key));
-            let object = json!({"key": key, "size": size, "eTag": e_tag, "sequencer": "1"});
+            let object = json!({"key": key, "size": self.objects[&key].len(), "eTag": E_TAG, "sequencer": "1"});
             let record = json!({
                 "eventVersion": "2.1",
                 "eventSource": "aws:s3",
@@ -74,10 +75,6 @@ impl S3Events {
         }
         json!({"Messages": messages})
     }
-}
-
-fn e_tag(key: &str) -> String {
-    format!("{:x}", key.len())
 }
 
 async fn answer(State(server): State<Arc<S3Events>>, request: Request) -> Response {
@@ -105,7 +102,7 @@ fn object(server: &S3Events, path: &str) -> Response {
     let key = path.trim_start_matches('/').strip_prefix(BUCKET).unwrap_or_default().trim_start_matches('/');
     match server.objects.get(key) {
         Some(content) => {
-            let object = Response::builder().header("etag", format!("\"{}\"", e_tag(key)));
+            let object = Response::builder().header("etag", format!("\"{E_TAG}\""));
             object.header("last-modified", LAST_MODIFIED).body(Body::from(content.clone())).expect("plain headers")
         }
         None => Response::builder().status(StatusCode::NOT_FOUND).body(Body::empty()).expect("no headers"),

@@ -23,7 +23,7 @@ use crate::storage::{explained, refusal_code};
 /// Ranges of one file that are fetched at once.
 const RANGES_AT_ONCE: usize = 8;
 /// Of a local file, in bytes.
-const LOCAL_CHUNK: usize = 512 << 10;
+const LOCAL_CHUNK: u64 = 512 << 10;
 
 /// A share of a bound that many hold together; given back when dropped.
 #[derive(Debug)]
@@ -151,8 +151,8 @@ impl Stored {
     }
 }
 
-/// All bytes that were got of an object. Those of a local file come in larger pieces than the store's own, each of which is read by another
-/// thread.
+/// All bytes that were got of an object. Those of a local file come in larger pieces than the store's own: another thread
+/// reads each.
 fn chunks(got: GetResult) -> BoxStream<'static, object_store::Result<Bytes>> {
     let file = match got.payload {
         GetResultPayload::File(file, _) => file,
@@ -165,9 +165,10 @@ fn chunks(got: GetResult) -> BoxStream<'static, object_store::Result<Bytes>> {
         if left == 0 {
             return Ok(None);
         }
+        let wanted = left.min(LOCAL_CHUNK);
         let read = move || {
-            let mut chunk = Vec::with_capacity(usize::try_from(left).map_or(LOCAL_CHUNK, |left| left.min(LOCAL_CHUNK)));
-            file.by_ref().take(left.min(LOCAL_CHUNK as u64)).read_to_end(&mut chunk).map(|_| (chunk, file))
+            let mut chunk = Vec::with_capacity(usize::try_from(wanted).unwrap_or(0));
+            file.by_ref().take(wanted).read_to_end(&mut chunk).map(|_| (chunk, file))
         };
         let (chunk, file) = tokio::task::spawn_blocking(read).await?.map_err(unreadable)?;
         // A file that became shorter meanwhile has no more.

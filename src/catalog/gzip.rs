@@ -14,26 +14,50 @@ const END_BYTES: usize = 8;
 /// Of the flags in a member's beginning: that it is text, and that it has a name. Of the others libdeflate does not check all.
 const PLAIN_FLAGS: u8 = 0b0000_1001;
 
-/// To how many bytes the file inflates, as its end says; None where only inflating it piece by piece tells.
-pub(super) fn inflated_length(stored: &[u8]) -> Option<usize> {
-    let (end, _, length) = end(stored)?;
-    let is_plain = stored[3] & !PLAIN_FLAGS == 0;
-    let is_one = memchr::memmem::find(stored, &end) == Some(stored.len() - END_BYTES);
-    (is_plain && is_one).then_some(length)
-}
-
-/// The inflated file, of the length that [`inflated_length`] told. None where it is not that: inflating it piece by piece
-/// tells what is wrong.
-pub(super) fn inflate(stored: &[u8], length: usize) -> Option<Vec<u8>> {
-    let mut inflated = vec![0; length];
-    let told = Decompressor::new().gzip_decompress(stored, &mut inflated).ok()?;
-    let (_, checksum, _) = end(stored)?;
-    (told == length && crc32(&inflated) == checksum).then_some(inflated)
-}
-
-/// A member's end, and the checksum and the length in it.
-fn end(stored: &[u8]) -> Option<([u8; END_BYTES], u32, usize)> {
+/// The inflated file, where `has_room` for as many bytes as its end says; None where only inflating it piece by piece tells what
+/// it holds, or what is wrong with it.
+pub(super) fn inflate(stored: &[u8], has_room: impl FnOnce(u64) -> bool) -> Option<Vec<u8>> {
     let (_, end) = stored.split_last_chunk::<END_BYTES>().filter(|_| stored.len() >= MEMBER_BYTES_MIN)?;
+    let is_plain = stored[3] & !PLAIN_FLAGS == 0;
+    if !is_plain || memchr::memmem::find(stored, end) != Some(stored.len() - END_BYTES) {
+        return None;
+    }
     let [a, b, c, d, length @ ..] = *end;
-    Some((*end, u32::from_le_bytes([a, b, c, d]), usize::try_from(u32::from_le_bytes(length)).ok()?))
+    let (checksum, length) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes(length));
+    let mut inflated = vec![0; usize::try_from(length).ok().filter(|_| has_room(length.into()))?];
+    let told = Decompressor::new().gzip_decompress(stored, &mut inflated).ok()?;
+    (told == inflated.len() && crc32(&inflated) == checksum).then_some(inflated)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::inflate;
+    use crate::catalog::samples::gzip;
+
+    #[test]
+    fn a_file_of_one_member_is_inflated_if_there_is_room() {
+        let given = b"one, two, three, one, two, three";
+        let told = |stored: &[u8]| inflate(stored, |length| length == given.len() as u64);
+        assert_eq!(told(&gzip(given)).as_deref(), Some(&given[..]));
+        assert_eq!(inflate(&gzip(given), |_| false), None);
+    }
+
+    #[test]
+    fn what_may_be_more_than_one_member_or_none_is_left_to_another_way() {
+        let (one, other) = (gzip(b"one"), gzip(b"other"));
+        let mut damaged = one.clone();
+        damaged[11] ^= 1;
+        let end = &one[one.len() - 8..];
+        for stored in [
+            [&one[..], &other].concat(),
+            [&one[..], &one].concat(),
+            [&one[..], b"garbage", end].concat(),
+            [&one[..], b"garbage"].concat(),
+            one[..one.len() - 1].to_vec(),
+            damaged,
+            Vec::new(),
+        ] {
+            assert_eq!(inflate(&stored, |_| true), None, "{stored:?}");
+        }
+    }
 }

@@ -52,7 +52,7 @@ impl Staging {
     /// Takes in one file, chunk by chunk, of so many bytes; `gzip` says whether it must be inflated.
     pub fn intake(&self, gzip: bool, size: u64) -> Intake {
         let stage = match gzip {
-            true => self.gathered(size).unwrap_or_else(|| Stage::Inflate(self.piece_by_piece())),
+            true => self.gathered(size).unwrap_or_else(|| Stage::Inflate(self.decoder())),
             false => Stage::Copy(Box::new(self.buffer())),
         };
         Intake { staging: self.clone(), stage }
@@ -73,8 +73,8 @@ impl Staging {
         self.whole.load(std::sync::atomic::Ordering::Acquire)
     }
 
-    fn piece_by_piece(&self) -> Box<flate2::write::MultiGzDecoder<Buffer>> {
-        Box::new(flate2::write::MultiGzDecoder::new(self.buffer()))
+    fn decoder(&self) -> Box<Decoder> {
+        Box::new(Decoder::new(self.buffer()))
     }
 
     fn buffer(&self) -> Buffer {
@@ -100,9 +100,11 @@ enum Stage {
     /// As it is stored, to be inflated in one step.
     Gather(Vec<u8>, Bound),
     /// Piece by piece.
-    Inflate(Box<flate2::write::MultiGzDecoder<Buffer>>),
+    Inflate(Box<Decoder>),
     Copy(Box<Buffer>),
 }
+
+type Decoder = flate2::write::MultiGzDecoder<Buffer>;
 
 impl Intake {
     /// Takes the next bytes of the stored file.
@@ -119,10 +121,7 @@ impl Intake {
                 stored.extend_from_slice(chunk);
                 Ok(())
             }
-            Stage::Inflate(decoder) => match decoder.write_all(chunk) {
-                Ok(()) => Ok(()),
-                Err(cause) => Err(decoder.get_mut().refused.take().unwrap_or_else(|| not_gzip(cause))),
-            },
+            Stage::Inflate(decoder) => inflate_piece(decoder, chunk),
             Stage::Copy(buffer) => buffer.take(chunk),
         }
     }
@@ -132,42 +131,39 @@ impl Intake {
     /// # Errors
     /// As [`push`](Self::push); also where the gzip stream is cut off.
     pub async fn finish(self) -> Result<Content> {
-        let Self { staging, stage } = self;
-        match stage {
-            Stage::Gather(stored, mut bound) => {
-                if let Some(inflated) = in_one_step(&stored, &mut bound, staging.limits.whole_bytes_max) {
-                    let mut buffer = staging.buffer();
-                    buffer.take_whole(inflated)?;
-                    return buffer.into_content();
-                }
-                let mut intake = Self { stage: Stage::Inflate(staging.piece_by_piece()), staging };
-                for piece in stored.chunks(PIECE) {
-                    intake.push(piece)?;
-                    // It may inflate to much more, and others wait for this thread.
-                    tokio::task::yield_now().await;
-                }
-                intake.inflated()
-            }
-            stage => Self { staging, stage }.inflated(),
-        }
-    }
-
-    fn inflated(self) -> Result<Content> {
         match self.stage {
-            Stage::Gather(..) => Err(Error::bug("a file was gathered and not inflated")),
-            Stage::Inflate(mut decoder) => match decoder.try_finish() {
-                Ok(()) => decoder.finish().map_err(not_gzip)?.into_content(),
-                Err(cause) => Err(decoder.get_mut().refused.take().unwrap_or_else(|| not_gzip(cause))),
-            },
+            Stage::Gather(stored, bound) => inflate_gathered(&self.staging, &stored, bound).await,
+            Stage::Inflate(decoder) => inflated(decoder),
             Stage::Copy(buffer) => buffer.into_content(),
         }
     }
 }
 
-/// The inflated file, where there is room for it and the way is sure.
-fn in_one_step(stored: &[u8], bound: &mut Bound, bytes_max: u64) -> Option<Vec<u8>> {
-    let length = gzip::inflated_length(stored)?;
-    bound.try_grow(length as u64, bytes_max).then(|| gzip::inflate(stored, length)).flatten()
+/// In one step, where there is room for it and the way is sure.
+async fn inflate_gathered(staging: &Staging, stored: &[u8], mut bound: Bound) -> Result<Content> {
+    if let Some(whole) = gzip::inflate(stored, |length| bound.try_grow(length, staging.limits.whole_bytes_max)) {
+        let mut buffer = staging.buffer();
+        buffer.take_whole(whole)?;
+        return buffer.into_content();
+    }
+    let mut decoder = staging.decoder();
+    for piece in stored.chunks(PIECE) {
+        inflate_piece(&mut decoder, piece)?;
+        // It may inflate to much more, and others wait for this thread.
+        tokio::task::yield_now().await;
+    }
+    inflated(decoder)
+}
+
+fn inflate_piece(decoder: &mut Decoder, piece: &[u8]) -> Result<()> {
+    decoder.write_all(piece).map_err(|cause| decoder.get_mut().refused.take().unwrap_or_else(|| not_gzip(cause)))
+}
+
+fn inflated(mut decoder: Box<Decoder>) -> Result<Content> {
+    match decoder.try_finish() {
+        Ok(()) => decoder.finish().map_err(not_gzip)?.into_content(),
+        Err(cause) => Err(decoder.get_mut().refused.take().unwrap_or_else(|| not_gzip(cause))),
+    }
 }
 
 fn not_gzip(cause: std::io::Error) -> Error {

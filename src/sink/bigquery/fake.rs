@@ -85,6 +85,8 @@ pub(super) struct State {
     pub(super) creations: VecDeque<Status>,
     /// Rows are acknowledged once a stream was asked for so often.
     pub(super) acknowledges_after_creations: usize,
+    /// So many that are asked for after the first are refused.
+    pub(super) further_refused: usize,
     /// How often one was asked for.
     asked_for: watch::Sender<usize>,
     /// No more streams are made than these, if there is such a bound.
@@ -164,6 +166,10 @@ impl State {
         self.asked_for.send_modify(|times| *times += 1);
         if let Some(status) = self.creations.pop_front() {
             return Err(status);
+        }
+        if self.further_refused > 0 && !self.streams.is_empty() {
+            self.further_refused -= 1;
+            return Err(Status::permission_denied("not now"));
         }
         if self.streams_max.is_some_and(|most| self.streams.len() >= most) {
             return Err(Status::resource_exhausted("quota"));

@@ -75,6 +75,7 @@ fn frames(
     stream::poll_fn(move |context| requests.poll_recv(context))
         .map(move |request| match compression {
             Compression::Gzip => Either::Left(SpawnedTask::spawn(async move { frame(&request, compression) }).join()),
+            // What is only copied needs no task.
             Compression::None => Either::Right(ready(Ok(frame(&request, compression)))),
         })
         .buffered(AT_ONCE)

@@ -96,6 +96,17 @@ async fn rows_that_come_faster_than_a_stream_takes_them_go_into_several_each_onc
 }
 
 #[tokio::test]
+async fn a_further_stream_that_was_refused_is_asked_for_again_while_rows_wait() {
+    let (fake, api) = Fake::start(&log_columns());
+    // More than there are streams, so that a refused one must not count; no row is acknowledged before the one after them.
+    fake.state().further_refused = super::streams::STREAMS_MAX + 2;
+    fake.state().acknowledges_after_creations = super::streams::STREAMS_MAX + 4;
+    let streams = write_many(&fake, &api).await;
+    assert!(streams.len() > 1, "{streams:?}");
+    assert_eq!(fake.state().further_refused, 0);
+}
+
+#[tokio::test]
 async fn where_no_further_stream_can_be_made_the_first_takes_all() {
     let (fake, api) = Fake::start(&log_columns());
     fake.state().acknowledges_after_creations = 2;

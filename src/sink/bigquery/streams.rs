@@ -1,5 +1,5 @@
-//! One batch's rows over as many streams as keep up with their making: each waits for acknowledgements where too much of it is
-//! on its way, and has a connection to itself.
+//! One batch's rows over as many streams as keep up with their making, as each waits for acknowledgements where too much of it
+//! is on its way.
 //!
 //! See <https://cloud.google.com/bigquery/docs/write-api-best-practices>.
 
@@ -81,7 +81,7 @@ impl Streams<'_> {
         let (mut under_way, mut written) = (FuturesUnordered::new(), Vec::new());
         under_way.push(self.fill(first).boxed());
         loop {
-            // One that could not be had does not count: the next message that waits asks again.
+            // One that could not be had does not count: while messages wait it is asked for again.
             let streams = under_way.len() + written.len();
             tokio::select! {
                 () = self.more.notified(), if streams < STREAMS_MAX => under_way.push(self.further().boxed()),
@@ -112,9 +112,17 @@ impl Streams<'_> {
                     () = self.api.pause(self.api.pacing.tries_max) => {}
                     () = self.made.cancelled() => {}
                 }
+                if self.is_full() {
+                    self.more.notify_one();
+                }
                 Ok(None)
             }
         }
+    }
+
+    /// Whether messages wait; whoever holds the lock waits for one.
+    fn is_full(&self) -> bool {
+        self.queued.try_lock().is_ok_and(|queued| queued.len() == QUEUED_MAX)
     }
 
     /// Takes messages as long as there are some. A stream without rows is left to lapse.
