@@ -127,10 +127,18 @@ impl Failpoint {
     pub fn reached(self) {
         let armed = ARMED.get().filter(|(armed, _)| *armed == self);
         if let Some((_, signal)) = armed.filter(|_| !SENT.swap(true, Ordering::Relaxed)) {
-            let sent = Command::new("kill").args(["-s", signal, &std::process::id().to_string()]).status();
+            let sent = Command::new("kill").args(["-s", signal, &this_thread()]).status();
             tracing::warn!(failpoint = self.name(), ?sent, "failpoint reached");
         }
     }
+}
+
+/// The thread's own id, where the system gives threads some: the whole process stops all the same, but this thread first.
+/// Sent to the process a signal may be taken by another thread, and this one goes on until that comes to run.
+fn this_thread() -> String {
+    let own = std::fs::read_link("/proc/thread-self").ok();
+    let id = own.and_then(|link| link.file_name()?.to_str().map(str::to_owned));
+    id.unwrap_or_else(|| std::process::id().to_string())
 }
 
 #[cfg(test)]
