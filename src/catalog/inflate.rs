@@ -49,6 +49,12 @@ impl Staging {
         Self { limits, memory: Arc::default(), whole: Arc::default(), staged: Arc::default() }
     }
 
+    /// The same space, for what leaves half of the staging files' room to others.
+    pub fn half(&self) -> Self {
+        let limits = StagingLimits { staged_bytes_max: self.limits.staged_bytes_max / 2, ..self.limits.clone() };
+        Self { limits, ..self.clone() }
+    }
+
     /// Takes in one file, chunk by chunk, of so many bytes; `gzip` says whether it must be inflated.
     pub fn intake(&self, gzip: bool, size: u64) -> Intake {
         let stage = match gzip {

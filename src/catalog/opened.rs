@@ -81,6 +81,11 @@ impl Opener {
         Self { store, staging }
     }
 
+    /// The same for files whose turn has not come, which must not take the room of those whose turn it is.
+    pub fn ahead(&self) -> Self {
+        Self { store: Arc::clone(&self.store), staging: self.staging.half() }
+    }
+
     /// Fetches what is needed to know the file's schema: all of a gzipped or CSV file, else the footer. It does so in a task
     /// of its own, as inflating keeps a core busy; the task ends where it is no longer waited for.
     ///

@@ -3,10 +3,12 @@
 //! A data error costs only its own file: the file is tried again by itself and then set aside, and the
 //! others go on without it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
+use futures::future::Either;
 
 use crate::catalog::cdc;
 use crate::catalog::content::{self, Refusal};
@@ -16,6 +18,7 @@ use crate::change::batch::CommitOutcome;
 use crate::config::TargetRules;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Claim, FileEntry, FileState, Intent};
+use crate::pipeline::ahead::Ahead;
 use crate::pipeline::report::TableReport;
 use crate::pipeline::rows::{self, Group};
 use crate::pipeline::table_run::{TableRun, patiently};
@@ -119,6 +122,7 @@ impl TableRun {
         if opened.is_empty() {
             return Ok(Outcome::Done);
         }
+        self.open_ahead();
         let files: Vec<ChangeFile> = opened.iter().map(|file| file.file.clone()).collect();
         let columns = source_columns(&opened);
         let groups = self.groups(opened).await?;
@@ -162,8 +166,18 @@ impl TableRun {
     /// Opens the files side by side. One that is gone or was overwritten is done with; one that cannot be read
     /// now is left.
     async fn open_files(&mut self, files: &[ChangeFile], report: &mut TableReport) -> Result<Vec<Arc<OpenedFile>>> {
+        let mut ready = match self.ahead.take_if(|ahead| ahead.is_of(files)) {
+            Some(ahead) => ahead.opened().await,
+            None => HashMap::new(),
+        };
         let (clock, opener, csv) = (self.pipeline.clock.as_ref(), &self.pipeline.opener, &self.config.csv);
-        let opening: Vec<_> = files.iter().map(|file| patiently(clock, || opener.open(file.clone(), csv))).collect();
+        let opening: Vec<_> = files
+            .iter()
+            .map(|file| match ready.remove(&file.id()) {
+                Some(opened) => Either::Left(std::future::ready(Ok(opened))),
+                None => Either::Right(patiently(clock, || opener.open(file.clone(), csv))),
+            })
+            .collect();
         let results: Vec<_> = futures::stream::iter(opening).buffered(OPENED_AT_ONCE).collect().await;
         let mut opened = Vec::with_capacity(results.len());
         let mut failed = Vec::new();
@@ -193,6 +207,14 @@ impl TableRun {
             }
         }
         Ok(opened)
+    }
+
+    /// Begins with the files of the batch that comes next.
+    fn open_ahead(&mut self) {
+        let Some(next) = self.waiting.front() else { return };
+        if self.ahead.as_ref().is_none_or(|ahead| !ahead.is_of(&next.files)) {
+            self.ahead = Some(Ahead::begin(&self.pipeline.opener, &self.config.csv, next.files.clone()));
+        }
     }
 
     /// Files of equal schema together, each with the transform planned for it.

@@ -22,6 +22,7 @@ use crate::pipeline::table_run::{Merging, TableRun};
 use crate::sink::Sink;
 use crate::source::Delivery;
 
+mod ahead;
 pub mod carry;
 pub mod memory;
 pub mod purge;

@@ -17,6 +17,7 @@ use crate::config::{Mode, TableConfig, TargetRules};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{FileEntry, FileKey, FileState, TableLedger};
 use crate::pipeline::Pipeline;
+use crate::pipeline::ahead::Ahead;
 use crate::pipeline::report::{Progress, TableReport};
 use crate::pipeline::setup;
 use crate::sink::{Sink, Target};
@@ -50,7 +51,9 @@ pub struct TableRun {
     /// Files not yet in a batch, in the order of their time.
     pending: Vec<ChangeFile>,
     /// Batches not yet carried, in the order of their files' time.
-    waiting: VecDeque<Batch>,
+    pub(super) waiting: VecDeque<Batch>,
+    /// The files of the first of them, while the batch before it is carried.
+    pub(super) ahead: Option<Ahead>,
     /// Files of intents whose outcome is not known yet.
     claimed: Vec<ChangeFile>,
     /// Files that could not be read this time.
@@ -117,6 +120,7 @@ impl TableRun {
             ledger,
             pending: Vec::new(),
             waiting: VecDeque::new(),
+            ahead: None,
             claimed: Vec::new(),
             left: Vec::new(),
             plans: HashMap::new(),
@@ -147,6 +151,7 @@ impl TableRun {
         self.follow_generation();
         self.admit(files.into_iter().collect()).await?;
         let outcome = self.carry_all(merging, report).await;
+        self.ahead = None;
         let outcome = match merging {
             // What was committed is merged even where a later batch stopped the table.
             Merging::Now => outcome.and(self.merge(report).await),

@@ -1,0 +1,67 @@
+//! The next batch's files are opened while one is carried, and nothing depends on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+
+use super::fake::{FakeSink, World};
+use crate::catalog::samples::orders;
+use crate::change::ChangeFile;
+
+/// Batches of one file.
+fn world() -> World {
+    let mut world = World::new();
+    world.config.pipeline.limits.files_max = 1;
+    world
+}
+
+/// Has this done while the first batch is being sent, once nothing else goes on: where time stands still, it goes on
+/// only then.
+fn while_sending(sink: &FakeSink, what: impl Future<Output = ()> + Send + 'static) {
+    let idle = tokio::time::sleep(Duration::from_millis(1));
+    *sink.meanwhile.lock().unwrap() = Some(idle.then(|()| what).boxed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_files_of_the_next_batch_and_no_others_are_opened_while_one_is_sent() {
+    let world = world();
+    let sink = Arc::new(FakeSink::default());
+    let mut files = Vec::new();
+    for name in ["a", "b", "c"] {
+        files.push(world.file(name, &["I,1,ann"]).await);
+    }
+    let store = Arc::clone(&world.shelf.store);
+    while_sending(&sink, async move {
+        for path in ["a.csv", "b.csv", "c.csv"] {
+            store.delete(&Path::from(path)).await.unwrap();
+        }
+    });
+    let (report, receipts) = world.run(&sink, &files).await;
+    assert_eq!(sink.committed(), ["mem/a.csv 1", "mem/b.csv 1"]);
+    assert_eq!(receipts, ["mem/a.csv", "mem/b.csv"]);
+    assert_eq!(report.tables[&orders()].left.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_opened_ahead_is_opened_in_its_turn_as_if_nothing_had_been_tried() {
+    let world = world();
+    let sink = Arc::new(FakeSink::default());
+    let first = world.file("a", &["I,1,ann"]).await;
+    let text = "Op,id,name\nI,2,bob\n";
+    let late = ChangeFile { e_tag: None, ..world.shelf.put("b.csv", first.time_ms + 1, text).await };
+    let broken = world.shelf.put("c.parquet.gz", first.time_ms + 2, b"no gzip".to_vec()).await;
+    let store = Arc::clone(&world.shelf.store);
+    store.delete(&Path::from("b.csv")).await.unwrap();
+    while_sending(&sink, async move {
+        store.put(&Path::from("b.csv"), text.into()).await.unwrap();
+    });
+    let (report, receipts) = world.run(&sink, &[first, late, broken]).await;
+    assert_eq!(sink.committed(), ["mem/a.csv 1", "mem/b.csv 2"]);
+    assert_eq!(receipts.len(), 3);
+    let report = &report.tables[&orders()];
+    assert_eq!((report.left.len(), report.set_aside.len()), (0, 1), "{report:?}");
+    assert_eq!(report.set_aside[0].place().file.as_deref(), Some("mem/c.parquet.gz"));
+}
