@@ -109,13 +109,15 @@ async fn plan(session: &SessionContext, sql: &str) -> String {
     rows(session, &format!("EXPLAIN {sql}")).await.join("\n")
 }
 
-/// A query as people write them; `{order}` is what its order ends with.
+/// A query as people write them; its order ends with `order`, or is that of changes.
 fn query(dice: &mut Dice, order: &str) -> String {
     let keys = *dice.pick(&["k", "name", "k, name", "price", "k + 1", "name, price, k"]);
     let by = *dice.pick(&["seen DESC", "seen", "price DESC NULLS LAST", "name NULLS FIRST, seen DESC", "abs(seen)"]);
     let below = *dice.pick(&["", "WHERE seen > 0", "WHERE name IS NOT NULL AND k < 4", "WHERE _cdc_operation <> 'D'"]);
     let above = *dice.pick(&["", "AND _cdc_operation <> 'D'", "AND k > 0", "AND seen IS NULL"]);
-    let window = format!("row_number() OVER (PARTITION BY {keys} ORDER BY {by}{order})");
+    let total = *dice.pick(&["_cdc_sequence DESC", "_cdc_sequence"]);
+    let ordered = if dice.below(3) == 0 { total.to_owned() } else { format!("{by}{order}") };
+    let window = format!("row_number() OVER (PARTITION BY {keys} ORDER BY {ordered})");
     match dice.below(4) {
         0 => format!("SELECT * FROM orders {below} QUALIFY {window} = 1"),
         1 => format!(

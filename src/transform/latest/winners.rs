@@ -12,7 +12,9 @@ use super::words::WordWinners;
 #[derive(Debug)]
 pub(super) enum Winners {
     /// Keys and orders that are one number each.
-    Words(WordWinners),
+    Words(WordWinners<u128>),
+    /// Keys that are one number, by the sequence of changes.
+    Sequences(WordWinners<[u128; 2]>),
     /// Any others.
     Bytes(ByteWinners),
 }
@@ -22,6 +24,7 @@ impl Winners {
     pub(super) fn none_yet(&self) -> Self {
         match self {
             Self::Words(_) => Self::Words(WordWinners::default()),
+            Self::Sequences(_) => Self::Sequences(WordWinners::default()),
             Self::Bytes(_) => Self::Bytes(ByteWinners::default()),
         }
     }
@@ -30,6 +33,7 @@ impl Winners {
     pub(super) fn offer(&mut self, key: &[u8], order: &[u8], id: u64) -> Result<()> {
         match self {
             Self::Words(winners) => winners.offer_bytes(key, order, id),
+            Self::Sequences(winners) => winners.offer_bytes(key, order, id),
             Self::Bytes(winners) => winners.offer(key, order, id),
         }
     }
@@ -38,6 +42,7 @@ impl Winners {
     pub(super) fn try_for_each(&self, give: impl FnMut(&[u8], &[u8], u64) -> Result<()>) -> Result<()> {
         match self {
             Self::Words(winners) => winners.try_for_each(give),
+            Self::Sequences(winners) => winners.try_for_each(give),
             Self::Bytes(winners) => winners.try_for_each(give),
         }
     }
@@ -46,6 +51,7 @@ impl Winners {
     pub(super) fn memory(&self) -> usize {
         match self {
             Self::Words(winners) => winners.memory(),
+            Self::Sequences(winners) => winners.memory(),
             Self::Bytes(winners) => winners.memory(),
         }
     }
@@ -198,9 +204,13 @@ mod tests {
             number => (number << 40).to_be_bytes().to_vec(),
         };
         let place = |dice: &mut Dice| (u128::from(dice.below(30)) << 60).to_be_bytes().to_vec();
+        // Half of them differ in their second half alone.
+        let sequence =
+            |dice: &mut Dice| [u128::from(dice.below(2)), u128::from(dice.below(30))].map(u128::to_be_bytes).concat();
         for seed in 0..50 {
             keeps_the_first(Winners::Bytes(ByteWinners::default()), seed, |dice| text(dice, 4), |dice| text(dice, 6));
             keeps_the_first(Winners::Words(WordWinners::default()), seed, number, place);
+            keeps_the_first(Winners::Sequences(WordWinners::default()), seed, number, sequence);
         }
     }
 }

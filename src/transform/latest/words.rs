@@ -1,13 +1,16 @@
-//! Keys and orders of one number each: compared as they are, and kept in the hash table itself.
+//! Keys of one number, and orders of one or of a `_cdc_sequence`: compared as they are, and kept in the hash table itself.
 
+use std::fmt::Debug;
 use std::hash::BuildHasher;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray};
 use arrow::compute::{SortOptions, cast};
-use arrow::datatypes::{DataType, Int64Type, UInt64Type};
+use arrow::datatypes::{DataType, Field, Int64Type, UInt64Type};
 use datafusion::common::{Result, exec_datafusion_err};
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::catalog::cdc::order_field;
 
 /// Whether values of a type are numbers of 64 bits.
 pub(super) fn is_word(data_type: &DataType) -> bool {
@@ -44,25 +47,74 @@ pub(super) fn place(word: Option<u64>, options: SortOptions) -> u128 {
     }
 }
 
+/// Whether values of a type are sequences of changes as bytes; they are never NULL.
+pub(super) fn is_sequence(field: &Field) -> bool {
+    *field.data_type() == *order_field().data_type() && !field.is_nullable()
+}
+
+/// The places of sequences in an order.
+pub(super) fn sequence_places(sequences: &FixedSizeBinaryArray, options: SortOptions) -> Result<Vec<[u128; 2]>> {
+    let place = |sequence: &[u8]| {
+        let place = <[u128; 2]>::read(sequence)?;
+        Ok(if options.descending { place.map(|half| !half) } else { place })
+    };
+    (0..sequences.len()).map(|index| place(sequences.value(index))).collect()
+}
+
+/// A place in an order that a hash table keeps: lower ones come first, and so do their bytes.
+pub(super) trait Place: Copy + Ord + Debug {
+    /// As bytes, for as long as `take` looks at them.
+    fn as_bytes<T>(self, take: impl FnOnce(&[u8]) -> T) -> T;
+    /// From such bytes.
+    fn read(bytes: &[u8]) -> Result<Self>;
+}
+
+impl Place for u128 {
+    fn as_bytes<T>(self, take: impl FnOnce(&[u8]) -> T) -> T {
+        take(&self.to_be_bytes())
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self> {
+        Ok(Self::from_be_bytes(whole(bytes)?))
+    }
+}
+
+impl Place for [u128; 2] {
+    fn as_bytes<T>(self, take: impl FnOnce(&[u8]) -> T) -> T {
+        take(self.map(u128::to_be_bytes).as_flattened())
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self> {
+        let (high, low) = bytes.split_at(bytes.len() / 2);
+        Ok([u128::read(high)?, u128::read(low)?])
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
-struct Winner {
+struct Winner<P> {
     key: u64,
-    order: u128,
+    order: P,
     id: u64,
 }
 
 /// The first row of each key, among those that were offered.
-#[derive(Debug, Default)]
-pub(super) struct WordWinners {
-    table: HashTable<Winner>,
+#[derive(Debug)]
+pub(super) struct WordWinners<P> {
+    table: HashTable<Winner<P>>,
     /// That of the key NULL.
-    of_null: Option<(u128, u64)>,
+    of_null: Option<(P, u64)>,
     hasher: DefaultHashBuilder,
 }
 
-impl WordWinners {
+impl<P> Default for WordWinners<P> {
+    fn default() -> Self {
+        Self { table: HashTable::new(), of_null: None, hasher: DefaultHashBuilder::default() }
+    }
+}
+
+impl<P: Place> WordWinners<P> {
     /// Offers a row, as [`ByteWinners::offer`](super::winners::ByteWinners::offer) does.
-    pub(super) fn offer(&mut self, key: Option<u64>, order: u128, id: u64) {
+    pub(super) fn offer(&mut self, key: Option<u64>, order: P, id: u64) {
         let Some(key) = key else {
             self.of_null = Some(self.of_null.map_or((order, id), |known| known.min((order, id))));
             return;
@@ -83,16 +135,16 @@ impl WordWinners {
             [] => None,
             key => Some(u64::from_be_bytes(whole(key)?)),
         };
-        self.offer(key, u128::from_be_bytes(whole(order)?), id);
+        self.offer(key, P::read(order)?, id);
         Ok(())
     }
 
     /// Gives each key, its row's order, and the row's number.
     pub(super) fn try_for_each(&self, mut give: impl FnMut(&[u8], &[u8], u64) -> Result<()>) -> Result<()> {
         for winner in &self.table {
-            give(&winner.key.to_be_bytes(), &winner.order.to_be_bytes(), winner.id)?;
+            winner.order.as_bytes(|order| give(&winner.key.to_be_bytes(), order, winner.id))?;
         }
-        self.of_null.map_or(Ok(()), |(order, id)| give(&[], &order.to_be_bytes(), id))
+        self.of_null.map_or(Ok(()), |(order, id)| order.as_bytes(|order| give(&[], order, id)))
     }
 
     /// How many bytes of memory it takes.
