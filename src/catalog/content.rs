@@ -22,6 +22,8 @@ use crate::storage::{explained, refusal_code};
 
 /// Ranges of one file that are fetched at once.
 const RANGES_AT_ONCE: usize = 8;
+/// What is fetched for a footer: most are shorter, and then it takes one request and not two.
+const FOOTER_BYTES: usize = 64 << 10;
 /// Of a local file, in bytes.
 const LOCAL_CHUNK: u64 = 512 << 10;
 
@@ -298,7 +300,8 @@ impl AsyncFileReader for Content {
     ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
         async move {
             let len = self.len();
-            Ok(Arc::new(ParquetMetaDataReader::new().load_and_finish(self, len).await?))
+            let reader = ParquetMetaDataReader::new().with_prefetch_hint(Some(FOOTER_BYTES));
+            Ok(Arc::new(reader.load_and_finish(self, len).await?))
         }
         .boxed()
     }

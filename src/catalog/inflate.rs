@@ -64,6 +64,15 @@ impl Staging {
         Intake { staging: self.clone(), stage }
     }
 
+    /// Takes in one file of so many bytes as it is stored, in memory; None where there is no room. Half of the memory is left
+    /// to what must be inflated.
+    pub fn whole(&self, size: u64) -> Option<Intake> {
+        let mut bound = Bound::new(Arc::clone(&self.memory));
+        let has_room = bound.try_grow(size, self.limits.memory_bytes_max / 2);
+        let stored = Vec::with_capacity(usize::try_from(size).ok().filter(|_| has_room)?);
+        Some(Intake { staging: self.clone(), stage: Stage::Keep(stored, bound) })
+    }
+
     /// Room for all of the stored file, if there is some.
     fn gathered(&self, size: u64) -> Option<Stage> {
         let bytes_max = self.limits.whole_bytes_max;
@@ -105,6 +114,8 @@ pub struct Intake {
 enum Stage {
     /// As it is stored, to be inflated in one step.
     Gather(Vec<u8>, Bound),
+    /// As it is stored.
+    Keep(Vec<u8>, Bound),
     /// Piece by piece.
     Inflate(Box<Decoder>),
     Copy(Box<Buffer>),
@@ -120,13 +131,7 @@ impl Intake {
     /// [`Retry`](crate::error::Kind::Retry) where there is no room for them now.
     pub fn push(&mut self, chunk: &[u8]) -> Result<()> {
         match &mut self.stage {
-            Stage::Gather(stored, _) if chunk.len() > stored.capacity() - stored.len() => {
-                Err(Error::retry("the store sent more bytes than the file has"))
-            }
-            Stage::Gather(stored, _) => {
-                stored.extend_from_slice(chunk);
-                Ok(())
-            }
+            Stage::Gather(stored, _) | Stage::Keep(stored, _) => append(stored, chunk),
             Stage::Inflate(decoder) => inflate_piece(decoder, chunk),
             Stage::Copy(buffer) => buffer.take(chunk),
         }
@@ -140,9 +145,19 @@ impl Intake {
         match self.stage {
             Stage::Gather(stored, bound) => inflate_gathered(&self.staging, &stored, bound).await,
             Stage::Inflate(decoder) => inflated(decoder),
+            Stage::Keep(stored, bound) => Ok(Content::memory(Bytes::from(stored), bound)),
             Stage::Copy(buffer) => buffer.into_content(),
         }
     }
+}
+
+/// Room was made for as many bytes as the file has.
+fn append(stored: &mut Vec<u8>, chunk: &[u8]) -> Result<()> {
+    if chunk.len() > stored.capacity() - stored.len() {
+        return Err(Error::retry("the store sent more bytes than the file has"));
+    }
+    stored.extend_from_slice(chunk);
+    Ok(())
 }
 
 /// In one step, where there is room for it and the way is sure.

@@ -16,7 +16,7 @@ use object_store::ObjectStore;
 
 use crate::catalog::content::{Content, Stored};
 use crate::catalog::csv::CsvBody;
-use crate::catalog::inflate::Staging;
+use crate::catalog::inflate::{Intake, Staging};
 use crate::catalog::{csv, parquet};
 use crate::change::{ChangeFile, FileFormat};
 use crate::config::CsvConfig;
@@ -24,6 +24,9 @@ use crate::error::{Error, Kind, Result};
 
 /// Files that one table opens at once: fetched from S3, each waits for its first byte.
 pub const OPENED_AT_ONCE: usize = 16;
+/// An object of no more bytes is fetched whole: one request and its bytes take less time than one for the footer and others
+/// for columns.
+const ONE_REQUEST_BYTES_MAX: u64 = 1 << 20;
 /// No column's name is longer; MySQL's have up to 64 characters.
 const NAME_BYTES_MAX: usize = 1_024;
 
@@ -86,7 +89,7 @@ impl Opener {
         Self { store: Arc::clone(&self.store), staging: self.staging.half() }
     }
 
-    /// Fetches what is needed to know the file's schema: all of a gzipped or CSV file, else the footer. It does so in a task
+    /// Fetches what is needed to know the file's schema: all of a gzipped, CSV or small file, else the footer. It does so in a task
     /// of its own, as inflating keeps a core busy; the task ends where it is no longer waited for.
     ///
     /// # Errors
@@ -122,12 +125,21 @@ impl Opener {
         Ok(OpenedFile { file, schema, content, body })
     }
 
+    /// Room for all of an object that needs no ranges.
+    fn whole(&self, file: &ChangeFile) -> Option<Intake> {
+        let is_small = !file.is_on_disk() && file.size <= ONE_REQUEST_BYTES_MAX;
+        if is_small { self.staging.whole(file.size) } else { None }
+    }
+
     async fn content(&self, file: &ChangeFile) -> Result<Content> {
         let stored = Stored::new(Arc::clone(&self.store), file)?;
-        if file.format == FileFormat::Parquet && !file.gzip {
-            return Ok(Content::Stored(stored));
-        }
-        let mut intake = self.staging.intake(file.gzip, file.size);
+        let mut intake = match file.format {
+            FileFormat::Parquet if !file.gzip => match self.whole(file) {
+                Some(intake) => intake,
+                None => return Ok(Content::Stored(stored)),
+            },
+            _ => self.staging.intake(file.gzip, file.size),
+        };
         stored.stream(|chunk| intake.push(chunk)).await?;
         intake.finish().await
     }

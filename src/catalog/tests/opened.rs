@@ -7,9 +7,12 @@ use arrow::array::{
     TimestampNanosecondArray, TimestampSecondArray,
 };
 use arrow::datatypes::{DataType, Int8Type, Int32Type, TimeUnit};
+use object_store::ObjectStoreExt;
 
 use super::row_groups::read;
-use crate::catalog::samples::{Shelf, batch, gzip, ints, lines, parquet, texts};
+use crate::catalog::inflate::StagingLimits;
+use crate::catalog::samples::{ROOMY, Shelf, batch, gzip, ints, lines, parquet, texts};
+use crate::change::ChangeFile;
 use crate::config::CsvConfig;
 use crate::error::Kind;
 
@@ -44,6 +47,31 @@ async fn a_file_cannot_forge_a_column_of_freshets_own_nor_have_one_twice() {
     }
     check_refused("a.parquet", parquet(&batch([("id", ints([1])), ("id", ints([2]))]), 10), "two columns").await;
     check_refused("a.csv", b"id,name,id\n1,2,3\n".to_vec(), "two columns").await;
+}
+
+#[tokio::test]
+async fn a_small_object_is_there_once_it_is_opened_and_one_that_is_large_or_has_no_room_is_read_by_ranges() {
+    let number = |row: i64| row.wrapping_mul(0x9e37_79b9_7f4a_7c15_u64.cast_signed());
+    let [small, large] = [1_000, 200_000].map(|rows| parquet(&batch([("id", ints((0..rows).map(number)))]), 50_000));
+    assert!(small.len() < 1 << 20 && large.len() > 1 << 20, "{} {}", small.len(), large.len());
+    let (s3, disk) = ("s3://bucket/a.parquet", "/data/a.parquet");
+    for (content, location, memory_bytes_max, is_there) in [
+        (&small, s3, 1 << 20, true),
+        (&small, disk, 1 << 20, false),
+        (&large, s3, 1 << 30, false),
+        (&small, s3, 2 * small.len() as u64 - 1, false),
+    ] {
+        let shelf = Shelf::default();
+        let file = shelf.put("a.parquet", 1, content.clone()).await;
+        let file = ChangeFile { location: location.to_owned(), ..file };
+        let opener = shelf.opener_within(StagingLimits { memory_bytes_max, ..ROOMY });
+        let opened = opener.open(file, &CsvConfig::default()).await.unwrap();
+        let rows = read(&opened, vec![0], 10_000).await.unwrap();
+        assert_eq!(rows.iter().map(|part| part.rows.len() as u64).sum::<u64>(), opened.rows().unwrap(), "{location}");
+        shelf.store.delete(&"a.parquet".into()).await.unwrap();
+        let again = read(&opened, vec![0], 10_000).await;
+        assert_eq!(again.is_ok(), is_there, "{location}, {} bytes, room for {memory_bytes_max}", content.len());
+    }
 }
 
 /// A column is read as this type and these values.
