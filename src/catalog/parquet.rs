@@ -3,9 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch, UInt64Array};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch, RecordBatchOptions, UInt64Array,
+};
 use arrow::buffer::BooleanBuffer;
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use datafusion::common::Column;
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::physical_expr::PhysicalExpr;
@@ -77,7 +81,10 @@ fn start_reader(
     metadata: &ArrowReaderMetadata,
     request: &ReadRequest,
 ) -> parquet::errors::Result<impl Stream<Item = parquet::errors::Result<RecordBatch>> + Send + use<>> {
-    let schema = Arc::clone(metadata.schema());
+    let schema = match &request.rows {
+        Some(_) => viewed(metadata.schema()),
+        None => Arc::clone(metadata.schema()),
+    };
     let row_number = Field::new(ROW_NUMBER, DataType::Int64, false).with_extension_type(RowNumber);
     let options =
         ArrowReaderOptions::new().with_schema(Arc::clone(&schema)).with_virtual_columns(vec![Arc::new(row_number)])?;
@@ -101,6 +108,29 @@ fn start_reader(
         builder = builder.with_row_selection(selection);
     }
     builder.with_row_groups(groups).build()
+}
+
+/// Strings as views: where rows are left out after they were decoded, theirs are then not copied.
+fn viewed(schema: &SchemaRef) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::Utf8 => field.as_ref().clone().with_data_type(DataType::Utf8View),
+        DataType::Binary => field.as_ref().clone().with_data_type(DataType::BinaryView),
+        _ => field.as_ref().clone(),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Columns that were read as views in their plain form.
+fn plain_columns(batch: &RecordBatch) -> std::result::Result<RecordBatch, ArrowError> {
+    let plain = |column: &ArrayRef| match column.data_type() {
+        DataType::Utf8View => cast(column, &DataType::Utf8),
+        DataType::BinaryView => cast(column, &DataType::Binary),
+        _ => Ok(Arc::clone(column)),
+    };
+    let columns = batch.columns().iter().map(plain).collect::<std::result::Result<Vec<_>, _>>()?;
+    let fields = batch.schema().fields().iter().map(|field| Arc::new(plain_field(field))).collect::<Vec<_>>();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
 }
 
 /// Those of the row groups that have wanted rows, and which rows of them are.
@@ -219,6 +249,7 @@ fn split_row_numbers(batch: &RecordBatch, wanted: &[usize]) -> Result<RawRows> {
     let positions: Vec<usize> =
         wanted.iter().filter_map(|column| in_file_order.iter().position(|found| found == column)).collect();
     let columns = batch.project(&positions).map_err(|cause| Error::bug("a column is missing").because(cause))?;
+    let columns = plain_columns(&columns).map_err(|cause| damaged(cause.into()))?;
     Ok(RawRows { columns, rows })
 }
 

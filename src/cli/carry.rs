@@ -125,7 +125,9 @@ pub(super) fn open_sink(config: &Config, clock: &Arc<dyn Clock>) -> Result<Arc<d
     match config.sink()? {
         SinkConfig::Delta { location } => Ok(Arc::new(DeltaSink::open(location, Arc::clone(clock))?)),
         SinkConfig::BigQuery(bigquery) => {
-            Ok(Arc::new(BigQuerySink::open(bigquery.as_ref().clone(), Arc::clone(clock))?))
+            let sink = BigQuerySink::open(bigquery.as_ref().clone(), Arc::clone(clock))?;
+            // Beside `memory`, which it follows as all that is not counted in it does.
+            Ok(Arc::new(sink.with_outgoing(config.pipeline.memory_bytes / 2)))
         }
     }
 }

@@ -9,6 +9,7 @@ use tonic::Code;
 
 use super::connection::{Connection, REQUESTS_MAX};
 use super::encode::Message;
+use super::outgoing::Room;
 use super::status::Refusal;
 use super::write::WriteApi;
 use super::write::proto::append_rows_request::{ArrowData, MissingValueInterpretation, Rows};
@@ -17,8 +18,6 @@ use super::write::proto::storage_error::StorageErrorCode;
 use super::write::proto::{AppendRowsRequest, AppendRowsResponse, ArrowRecordBatch, ArrowSchema, RowError};
 use crate::error::{Error, Result};
 
-/// Bytes of one stream that may be on their way, not yet acknowledged.
-const WINDOW_BYTES: usize = 8 * 1024 * 1024;
 /// Errors of rows that are told.
 const ROW_ERRORS_TOLD: usize = 3;
 /// Whom the requests are from, in BigQuery's own logs.
@@ -44,6 +43,7 @@ pub(super) struct Appender<'a> {
 struct Waiting {
     offset: u64,
     message: Message,
+    _room: Option<Room>,
 }
 
 impl<'a> Appender<'a> {
@@ -68,17 +68,33 @@ impl<'a> Appender<'a> {
     /// [`Data`](crate::error::Kind::Data) where BigQuery does not take a row, of this or an earlier message.
     pub(super) async fn append(&mut self, message: Message) -> Result<()> {
         let (rows, bytes) = (message.rows, message.bytes.len());
-        self.waiting.push_back(Waiting { offset: self.offset, message });
+        let room = self.room(bytes).await?;
+        self.waiting.push_back(Waiting { offset: self.offset, message, _room: room });
         self.offset += rows;
         self.waiting_bytes += bytes;
         self.send().await?;
         while let Some(answer) = self.connection.as_mut().and_then(Connection::answered) {
             self.answered(answer).await?;
         }
-        while self.waiting_bytes > WINDOW_BYTES || self.waiting.len() >= REQUESTS_MAX {
+        while self.waiting_bytes > self.api.outgoing.window() || self.waiting.len() >= REQUESTS_MAX {
             self.wait().await?;
         }
         Ok(())
+    }
+
+    /// Room for one more message, among those of all batches. What this stream has of it comes back by acknowledgements, so it
+    /// waits for these as long as there are some to come.
+    async fn room(&mut self, bytes: usize) -> Result<Option<Room>> {
+        let outgoing = &self.api.outgoing;
+        loop {
+            if let Some(room) = outgoing.try_room(bytes) {
+                return Ok(Some(room));
+            }
+            if self.waiting.is_empty() {
+                return Ok(outgoing.room(bytes).await);
+            }
+            self.wait().await?;
+        }
     }
 
     /// Waits until every message is acknowledged; gives how many rows the stream has.

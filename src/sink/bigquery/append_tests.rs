@@ -13,6 +13,7 @@ use crate::error::Kind;
 use crate::sink::Column;
 use crate::sink::bigquery::encode::Encoder;
 use crate::sink::bigquery::fake::{Fake, Fault, Seen, TABLE, refused};
+use crate::sink::bigquery::outgoing::Outgoing;
 use crate::sink::bigquery::write::proto::append_rows_response::AppendResult;
 use crate::sink::columns;
 
@@ -74,6 +75,33 @@ async fn rows_go_over_one_connection_with_the_schema_once() {
     let seen = arrives_once(&[]).await;
     assert_eq!(seen.iter().map(|seen| seen.offset).collect::<Vec<_>>(), (0..30).step_by(3).collect::<Vec<_>>());
     assert!(seen.iter().all(|seen| seen.connection == 1));
+}
+
+#[tokio::test]
+async fn streams_share_the_room_for_what_is_on_its_way_and_none_waits_for_ever() {
+    let (_fake, mut api, one) = begin(&[]).await;
+    // For one message at a time.
+    api.outgoing = Outgoing::new(1);
+    let other = api.create_stream(TABLE).await.unwrap().unwrap().name;
+    let both = async { tokio::try_join!(send(&api, &one, 20), send(&api, &other, 20)) };
+    let sent = timeout(Duration::from_secs(60), both).await.expect("one waits for what it holds itself");
+    assert_eq!(sent.unwrap(), (60, 60));
+    assert_eq!(api.outgoing.taken(), 0);
+}
+
+#[tokio::test]
+async fn a_message_takes_room_until_it_is_acknowledged() {
+    let (_fake, api, stream) = begin(&[Fault::Silence]).await;
+    let mut encoder = Encoder::new(schema()).unwrap();
+    let mut appender = Appender::new(&api, stream, encoder.schema_message().unwrap());
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10_000));
+    assert!(encoder.push(&RecordBatch::try_new(schema(), vec![ids]).unwrap()).unwrap().is_empty());
+    let message = encoder.finish().unwrap().pop().unwrap();
+    let bytes = message.bytes.len();
+    appender.append(message).await.unwrap();
+    assert_eq!(api.outgoing.taken(), (2 * bytes).next_multiple_of(1 << 10));
+    drop(appender);
+    assert_eq!(api.outgoing.taken(), 0);
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ mod frames;
 mod jobs;
 mod layout;
 mod merge;
+mod outgoing;
 mod prepare;
 mod purge;
 mod recorded;
@@ -89,6 +90,12 @@ impl BigQuerySink {
         let rest = rest::Rest::new(&config, tokens.clone())?;
         let write = write::WriteApi::new(&config, tokens, Arc::clone(&clock))?;
         Ok(Self { config, clock, rest, known: tables::Known::default(), write })
+    }
+
+    /// The same, with messages of so many bytes on their way at most, of all tables together.
+    pub fn with_outgoing(mut self, bytes: u64) -> Self {
+        self.write.outgoing = outgoing::Outgoing::new(bytes);
+        self
     }
 
     fn table(&self, target: &Target, part: Part) -> TableId {

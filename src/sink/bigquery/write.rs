@@ -20,6 +20,7 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Response, Status};
 
 use super::budget::StreamBudget;
+use super::outgoing::Outgoing;
 use super::status::Refusal;
 use crate::clock::Clock;
 use crate::config::{BigQueryConfig, Compression};
@@ -30,6 +31,8 @@ use crate::sink::token::Tokens;
 const ENDPOINT: &str = "https://bigquerystorage.googleapis.com";
 /// Connections that rows go over.
 const ROW_CHANNELS: usize = 4;
+/// What may be on its way, unless it is said.
+const OUTGOING_BYTES: u64 = 256 << 20;
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The longest that a single call may take.
@@ -48,6 +51,7 @@ pub(super) struct WriteApi {
     call_channel: Channel,
     tokens: Tokens,
     pub(super) budget: StreamBudget,
+    pub(super) outgoing: Outgoing,
     clock: Arc<dyn Clock>,
     /// Of rows on their way.
     pub(super) compression: Compression,
@@ -95,6 +99,7 @@ impl WriteApi {
             call_channel: endpoint.connect_lazy(),
             tokens,
             budget: StreamBudget::new(),
+            outgoing: Outgoing::new(OUTGOING_BYTES),
             clock,
             compression: config.compression,
             pacing: Pacing::default(),
