@@ -14,6 +14,7 @@ use crate::observe::log;
 use crate::transform::place::table_hint;
 use crate::trial::failpoint;
 
+mod allocator;
 mod backfill;
 mod carry;
 mod check;
@@ -78,6 +79,7 @@ enum Ended {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
+    allocator::keep_freed_memory();
     // clap ends the process itself for --help (0) and wrong usage (2).
     let cli = Cli::parse();
     log::start(!matches!(&cli.verb, Verb::Run(args) if args.is_daemon()));
