@@ -3,11 +3,16 @@
 //!
 //! See <https://man7.org/linux/man-pages/man3/mallopt.3.html>.
 
-/// To be called before other threads are there. Where the environment says how the allocator is to be, that holds; other
-/// allocators have their own ways.
-pub(super) fn keep_freed_memory() {
+#![cfg_attr(not(target_env = "gnu"), allow(unused, reason = "other allocators have their own ways"))]
+
+/// A process that may take less, in bytes, needs what lies free for other things, such as the system's copies of its files.
+const ROOM_MIN: u64 = 2 << 30;
+
+/// Has freed memory kept, by a process that may take `room` bytes; None: nobody knows. To be called before other threads are
+/// there. Where the environment says how the allocator is to be, that holds.
+pub(super) fn keep_freed_memory(room: Option<u64>) {
     #[cfg(target_env = "gnu")]
-    if std::env::var_os("GLIBC_TUNABLES").is_none() {
+    if room.is_none_or(|room| room >= ROOM_MIN) && std::env::var_os("GLIBC_TUNABLES").is_none() {
         of_glibc();
     }
 }

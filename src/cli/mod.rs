@@ -79,7 +79,7 @@ enum Ended {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    allocator::keep_freed_memory();
+    allocator::keep_freed_memory(memory_limit::memory_limit());
     // clap ends the process itself for --help (0) and wrong usage (2).
     let cli = Cli::parse();
     log::start(!matches!(&cli.verb, Verb::Run(args) if args.is_daemon()));

@@ -25,6 +25,8 @@ use crate::pipeline::table_run::{TableRun, patiently};
 use crate::trial::failpoint;
 use crate::trial::planted::Planted;
 
+/// With less `memory`, in bytes, no batch is opened ahead.
+const AHEAD_MEMORY_MIN: u64 = 256 << 20;
 /// How often the rows of one batch may turn out lost before the table stops.
 const LOST_MAX: u32 = 3;
 
@@ -209,8 +211,12 @@ impl TableRun {
         Ok(opened)
     }
 
-    /// Begins with the files of the batch that comes next.
+    /// Begins with the files of the batch that comes next, where there is memory for two batches: in a small container their staging
+    /// files would drive each other out of the system's cache.
     fn open_ahead(&mut self) {
+        if self.pipeline.config.pipeline.memory_bytes < AHEAD_MEMORY_MIN {
+            return;
+        }
         let Some(next) = self.waiting.front() else { return };
         if self.ahead.as_ref().is_none_or(|ahead| !ahead.is_of(&next.files)) {
             self.ahead = Some(Ahead::begin(&self.pipeline.opener, &self.config.csv, next.files.clone()));
