@@ -84,7 +84,7 @@ impl Opener {
         Self { store, staging }
     }
 
-    /// The same for files whose turn has not come, which must not take the room of those whose turn it is.
+    /// The same for files whose turn has not come: of the room of staging files they take half at most.
     pub fn ahead(&self) -> Self {
         Self { store: Arc::clone(&self.store), staging: self.staging.half() }
     }

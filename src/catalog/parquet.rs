@@ -95,7 +95,8 @@ fn start_reader(
         .with_projection(ProjectionMask::roots(descriptor, request.columns.iter().copied()));
     let all = metadata.metadata().num_row_groups();
     let mut groups: Vec<usize> = request.row_groups.clone().unwrap_or(0..all).filter(|group| *group < all).collect();
-    if let Some(predicate) = &request.predicate {
+    // Chosen rows are read in types that the predicate does not know.
+    if let (Some(predicate), None) = (&request.predicate, &request.rows) {
         let surviving = surviving_row_groups(metadata, predicate, &schema);
         groups.retain(|group| surviving.contains(group));
         if let Some(filter) = row_filter(metadata, predicate, &schema) {

@@ -2,24 +2,25 @@
 //!
 //! Nothing depends on it: a file that could not be opened ahead is opened in its turn, and only then its error is told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use datafusion::common::runtime::SpawnedTask;
 use futures::StreamExt;
 
 use crate::catalog::opened::{OPENED_AT_ONCE, OpenedFile, Opener};
-use crate::change::{ChangeFile, FileId};
+use crate::change::{ChangeFile, FileFormat, FileId};
 use crate::config::CsvConfig;
 
 /// Files that are being opened, or wait opened; what is not taken is given up when this is dropped.
 pub(super) struct Ahead {
-    files: Vec<FileId>,
+    files: HashSet<FileId>,
     opening: SpawnedTask<HashMap<FileId, OpenedFile>>,
 }
 
 impl Ahead {
-    /// Begins to open these files.
-    pub(super) fn begin(opener: &Opener, csv: &CsvConfig, files: Vec<ChangeFile>) -> Self {
+    /// Begins to open these files, as far as the first that cannot be opened: there may be no room.
+    pub(super) fn begin(opener: &Opener, csv: &CsvConfig, mut files: Vec<ChangeFile>) -> Self {
+        files.retain(is_worth);
         let ids = files.iter().map(ChangeFile::id).collect();
         let (opener, csv) = (opener.ahead(), csv.clone());
         let opening = async move {
@@ -30,6 +31,7 @@ impl Ahead {
             futures::stream::iter(files)
                 .map(one)
                 .buffered(OPENED_AT_ONCE)
+                .take_while(|opened| std::future::ready(opened.is_some()))
                 .filter_map(std::future::ready)
                 .collect()
                 .await
@@ -39,11 +41,16 @@ impl Ahead {
 
     /// Whether it is these files that it opens.
     pub(super) fn is_of(&self, files: &[ChangeFile]) -> bool {
-        files.first().is_some_and(|first| self.files.contains(&first.id()))
+        files.iter().any(|file| self.files.contains(&file.id()))
     }
 
     /// Those that could be opened, once each was tried.
     pub(super) async fn opened(self) -> HashMap<FileId, OpenedFile> {
         self.opening.join().await.unwrap_or_default()
     }
+}
+
+/// Of plain Parquet on a disk only the footer is read, which takes no time; until the rest is read it could change.
+fn is_worth(file: &ChangeFile) -> bool {
+    file.gzip || file.format != FileFormat::Parquet || !file.is_on_disk()
 }

@@ -65,8 +65,14 @@ impl TableRun {
                     }
                     waiting.push(files);
                 }
-                Err(error) if error.kind() == Kind::Data => waiting.extend(self.blame(files, error, report).await?),
-                Err(error) => waiting.push(self.without_vanished(files, error, report).await?),
+                Err(error) => {
+                    // What is tried again may need its room.
+                    self.ahead = None;
+                    match error.kind() {
+                        Kind::Data => waiting.extend(self.blame(files, error, report).await?),
+                        _ => waiting.push(self.without_vanished(files, error, report).await?),
+                    }
+                }
             }
         }
         Ok(())

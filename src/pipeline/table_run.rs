@@ -236,6 +236,7 @@ impl TableRun {
                     return Ok(());
                 }
                 if self.follow_generation() {
+                    self.ahead = None;
                     let waiting = std::iter::once(batch).chain(self.waiting.drain(..));
                     let files = waiting.flat_map(|batch| batch.files).collect();
                     self.admit(files).await?;

@@ -7,7 +7,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What is counted at once, in bytes.
 const UNIT: usize = 1 << 10;
-/// A message is there twice while it is sent: as it is, should it have to be sent again, and in a frame.
+/// A message is there twice while it is sent: as it is, should it have to be sent again, and in a frame. (While it is
+/// compressed, of which two are at once for each stream, it is there three times.)
 const COPIES: usize = 2;
 
 /// Room for messages on their way; clones share it.
@@ -19,6 +20,8 @@ pub(super) struct Outgoing {
 
 /// So many streams' windows fill the room, without the copies.
 const STREAMS: usize = 32;
+/// Two messages of the usual size.
+const WINDOW_BYTES_MIN: usize = 4 << 20;
 /// No stream gains by more.
 const WINDOW_BYTES_MAX: usize = 8 << 20;
 
@@ -45,9 +48,9 @@ impl Outgoing {
     }
 
     /// What one stream may have on its way, in bytes of its messages: a 32nd of the room, so that one whose acknowledgements do
-    /// not come leaves some to all others; one message, however large, it may always have.
+    /// not come leaves some to others, but so much that it need not wait for each; one message, however large, it may always have.
     pub(super) fn window(&self) -> usize {
-        (self.units as usize * UNIT / STREAMS).min(WINDOW_BYTES_MAX)
+        (self.units as usize * UNIT / STREAMS).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX)
     }
 
     fn units_of(&self, bytes: usize) -> u32 {

@@ -46,7 +46,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Hands a message to the first stream that has room for it.
+    /// Hands a message to the first stream that takes one.
     pub(super) async fn push(&self, message: Message) -> Result<()> {
         let Err(refused) = self.messages.try_send(message) else { return Ok(()) };
         self.more.notify_one();
