@@ -66,19 +66,18 @@ impl Staging {
 
     /// Takes in one file of so many bytes as it is stored, in memory; None where there is no room. Half of the memory is left
     /// to what must be inflated.
-    pub fn whole(&self, size: u64) -> Option<Intake> {
-        let mut bound = Bound::new(Arc::clone(&self.memory));
-        let has_room = bound.try_grow(size, self.limits.memory_bytes_max / 2);
-        let stored = Vec::with_capacity(usize::try_from(size).ok().filter(|_| has_room)?);
+    pub fn kept(&self, size: u64) -> Option<Intake> {
+        let (stored, bound) = room(&self.memory, size, self.limits.memory_bytes_max / 2)?;
         Some(Intake { staging: self.clone(), stage: Stage::Keep(stored, bound) })
     }
 
     /// Room for all of the stored file, if there is some.
     fn gathered(&self, size: u64) -> Option<Stage> {
         let bytes_max = self.limits.whole_bytes_max;
-        let mut bound = Bound::new(Arc::clone(&self.whole));
-        let has_room = size <= bytes_max / 4 && bound.try_grow(size, bytes_max / 2);
-        let stored = Vec::with_capacity(usize::try_from(size).ok().filter(|_| has_room)?);
+        if size > bytes_max / 4 {
+            return None;
+        }
+        let (stored, bound) = room(&self.whole, size, bytes_max / 2)?;
         Some(Stage::Gather(stored, bound))
     }
 
@@ -103,6 +102,13 @@ impl Staging {
             refused: None,
         }
     }
+}
+
+/// Room for so many bytes, if with all that `used` counts they are no more than `max`.
+fn room(used: &Arc<AtomicU64>, bytes: u64, max: u64) -> Option<(Vec<u8>, Bound)> {
+    let mut bound = Bound::new(Arc::clone(used));
+    let has_room = bound.try_grow(bytes, max);
+    Some((Vec::with_capacity(usize::try_from(bytes).ok().filter(|_| has_room)?), bound))
 }
 
 /// One file on its way into memory or a staging file.

@@ -126,15 +126,15 @@ impl Opener {
     }
 
     /// Room for all of an object that needs no ranges.
-    fn whole(&self, file: &ChangeFile) -> Option<Intake> {
+    fn one_request(&self, file: &ChangeFile) -> Option<Intake> {
         let is_small = !file.is_on_disk() && file.size <= ONE_REQUEST_BYTES_MAX;
-        if is_small { self.staging.whole(file.size) } else { None }
+        if is_small { self.staging.kept(file.size) } else { None }
     }
 
     async fn content(&self, file: &ChangeFile) -> Result<Content> {
         let stored = Stored::new(Arc::clone(&self.store), file)?;
         let mut intake = match file.format {
-            FileFormat::Parquet if !file.gzip => match self.whole(file) {
+            FileFormat::Parquet if !file.gzip => match self.one_request(file) {
                 Some(intake) => intake,
                 None => return Ok(Content::Stored(stored)),
             },

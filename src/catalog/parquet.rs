@@ -69,9 +69,12 @@ pub fn read(
     request: ReadRequest,
 ) -> impl Stream<Item = Result<RawRows>> + Send {
     let start = async move {
-        let wanted = request.columns.clone();
+        let (wanted, is_viewed) = (request.columns.clone(), request.rows.is_some());
         let stream = start_reader(content, &metadata, &request).map_err(parquet_error)?;
-        Ok::<_, Error>(stream.map(move |batch| split_row_numbers(&batch.map_err(parquet_error)?, &wanted)))
+        Ok::<_, Error>(stream.map(move |batch| {
+            let raw = split_row_numbers(&batch.map_err(parquet_error)?, &wanted)?;
+            if is_viewed { plain_columns(raw) } else { Ok(raw) }
+        }))
     };
     futures::stream::once(start).try_flatten()
 }
@@ -95,7 +98,7 @@ fn start_reader(
         .with_projection(ProjectionMask::roots(descriptor, request.columns.iter().copied()));
     let all = metadata.metadata().num_row_groups();
     let mut groups: Vec<usize> = request.row_groups.clone().unwrap_or(0..all).filter(|group| *group < all).collect();
-    // Chosen rows are read in types that the predicate does not know.
+    // Chosen rows satisfy the predicate, and are read in types that it does not know.
     if let (Some(predicate), None) = (&request.predicate, &request.rows) {
         let surviving = surviving_row_groups(metadata, predicate, &schema);
         groups.retain(|group| surviving.contains(group));
@@ -122,7 +125,12 @@ fn viewed(schema: &SchemaRef) -> SchemaRef {
 }
 
 /// Columns that were read as views in their plain form.
-fn plain_columns(batch: &RecordBatch) -> std::result::Result<RecordBatch, ArrowError> {
+fn plain_columns(raw: RawRows) -> Result<RawRows> {
+    let columns = plain_batch(&raw.columns).map_err(|cause| damaged(cause.into()))?;
+    Ok(RawRows { columns, ..raw })
+}
+
+fn plain_batch(batch: &RecordBatch) -> std::result::Result<RecordBatch, ArrowError> {
     let plain = |column: &ArrayRef| match column.data_type() {
         DataType::Utf8View => cast(column, &DataType::Utf8),
         DataType::BinaryView => cast(column, &DataType::Binary),
@@ -250,7 +258,6 @@ fn split_row_numbers(batch: &RecordBatch, wanted: &[usize]) -> Result<RawRows> {
     let positions: Vec<usize> =
         wanted.iter().filter_map(|column| in_file_order.iter().position(|found| found == column)).collect();
     let columns = batch.project(&positions).map_err(|cause| Error::bug("a column is missing").because(cause))?;
-    let columns = plain_columns(&columns).map_err(|cause| damaged(cause.into()))?;
     Ok(RawRows { columns, rows })
 }
 

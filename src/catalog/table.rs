@@ -412,8 +412,7 @@ impl FileScan {
         let split = SplitRules::find(schema, &self.plan.rules.key, &controls);
         let controls = controls.only_for(self.cdc_columns());
         let rows = self.chosen()?.map(|chosen| chosen.rows(self.part.number));
-        // Chosen rows satisfy it.
-        let predicate = self.predicate.clone().filter(|_| rows.is_none());
+        let predicate = self.predicate.clone();
         let mut columns: Vec<usize> = self
             .wanted
             .iter()

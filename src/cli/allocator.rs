@@ -3,8 +3,6 @@
 //!
 //! See <https://man7.org/linux/man-pages/man3/mallopt.3.html>.
 
-#![cfg_attr(not(target_env = "gnu"), allow(unused, reason = "other allocators have their own ways"))]
-
 /// A process that may take less for each processor, in bytes, needs what lies free for other things, such as the system's copies
 /// of its files: the more processors, the more heaps keep some.
 const ROOM_MIN: u64 = 1 << 30;
@@ -12,13 +10,15 @@ const ROOM_MIN: u64 = 1 << 30;
 /// Has freed memory kept, by a process that may take `room` bytes; None: nobody knows. To be called before other threads are
 /// there. Where `GLIBC_TUNABLES` is set, that holds.
 pub(super) fn keep_freed_memory(room: Option<u64>) {
-    #[cfg(target_env = "gnu")]
     let processors = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    #[cfg(target_env = "gnu")]
     if room.is_none_or(|room| room / processors >= ROOM_MIN) && std::env::var_os("GLIBC_TUNABLES").is_none() {
         of_glibc();
     }
 }
+
+/// Other allocators have their own ways.
+#[cfg(not(target_env = "gnu"))]
+fn of_glibc() {}
 
 #[cfg(target_env = "gnu")]
 #[allow(unsafe_code, reason = "but for the environment, there is no other way to tell it")]

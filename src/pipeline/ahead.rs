@@ -44,7 +44,7 @@ impl Ahead {
         files.iter().any(|file| self.files.contains(&file.id()))
     }
 
-    /// Those that could be opened, once each was tried.
+    /// Those that were opened, once none is left to try.
     pub(super) async fn opened(self) -> HashMap<FileId, OpenedFile> {
         self.opening.join().await.unwrap_or_default()
     }

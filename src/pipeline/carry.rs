@@ -14,7 +14,7 @@ use crate::catalog::cdc;
 use crate::catalog::content::{self, Refusal};
 use crate::catalog::opened::{OPENED_AT_ONCE, OpenedFile};
 use crate::change::ChangeFile;
-use crate::change::batch::CommitOutcome;
+use crate::change::batch::{Batch, CommitOutcome};
 use crate::config::TargetRules;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Claim, FileEntry, FileState, Intent};
@@ -65,14 +65,8 @@ impl TableRun {
                     }
                     waiting.push(files);
                 }
-                Err(error) => {
-                    // What is tried again may need its room.
-                    self.ahead = None;
-                    match error.kind() {
-                        Kind::Data => waiting.extend(self.blame(files, error, report).await?),
-                        _ => waiting.push(self.without_vanished(files, error, report).await?),
-                    }
-                }
+                Err(error) if error.kind() == Kind::Data => waiting.extend(self.blame(files, error, report).await?),
+                Err(error) => waiting.push(self.without_vanished(files, error, report).await?),
             }
         }
         Ok(())
@@ -174,9 +168,10 @@ impl TableRun {
     /// Opens the files side by side. One that is gone or was overwritten is done with; one that cannot be read
     /// now is left.
     async fn open_files(&mut self, files: &[ChangeFile], report: &mut TableReport) -> Result<Vec<Arc<OpenedFile>>> {
-        let mut ready = match self.ahead.take_if(|ahead| ahead.is_of(files)) {
-            Some(ahead) => ahead.opened().await,
-            None => HashMap::new(),
+        let mut ready = match self.ahead.take() {
+            Some(ahead) if ahead.is_of(files) => ahead.opened().await,
+            // A batch is tried again, and may need the room.
+            _ => HashMap::new(),
         };
         let (clock, opener, csv) = (self.pipeline.clock.as_ref(), &self.pipeline.opener, &self.config.csv);
         let opening: Vec<_> = files
@@ -223,10 +218,8 @@ impl TableRun {
         if self.pipeline.config.pipeline.memory_bytes < AHEAD_MEMORY_MIN {
             return;
         }
-        let Some(next) = self.waiting.front() else { return };
-        if self.ahead.as_ref().is_none_or(|ahead| !ahead.is_of(&next.files)) {
-            self.ahead = Some(Ahead::begin(&self.pipeline.opener, &self.config.csv, next.files.clone()));
-        }
+        let begin = |next: &Batch| Ahead::begin(&self.pipeline.opener, &self.config.csv, next.files.clone());
+        self.ahead = self.waiting.front().map(begin);
     }
 
     /// Files of equal schema together, each with the transform planned for it.

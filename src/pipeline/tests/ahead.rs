@@ -8,8 +8,10 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use super::fake::{FakeSink, World};
-use crate::catalog::samples::orders;
+use crate::catalog::samples::{Shelf, orders};
 use crate::change::ChangeFile;
+use crate::config::CsvConfig;
+use crate::pipeline::ahead::Ahead;
 
 /// Batches of one file.
 fn world() -> World {
@@ -74,4 +76,17 @@ async fn what_cannot_be_opened_ahead_is_opened_in_its_turn_as_if_nothing_had_bee
     let report = &report.tables[&orders()];
     assert_eq!((report.left.len(), report.set_aside.len()), (0, 1), "{report:?}");
     assert_eq!(report.set_aside[0].place().file.as_deref(), Some("mem/c.parquet.gz"));
+}
+
+#[tokio::test]
+async fn plain_parquet_on_a_disk_which_could_change_until_it_is_read_waits_for_its_turn() {
+    let shelf = Shelf::default();
+    let plain = shelf.put("a.parquet", 1, b"plain".to_vec()).await;
+    let object = ChangeFile { location: "s3://bucket/a.parquet".to_owned(), ..plain.clone() };
+    let zipped = shelf.put("a.parquet.gz", 1, b"zipped".to_vec()).await;
+    let csv = shelf.put("a.csv", 1, b"csv".to_vec()).await;
+    let is_opened = |file: &ChangeFile| {
+        Ahead::begin(&shelf.opener(), &CsvConfig::default(), vec![file.clone()]).is_of(std::slice::from_ref(file))
+    };
+    assert_eq!([&plain, &object, &zipped, &csv].map(is_opened), [false, true, true, true]);
 }

@@ -43,7 +43,7 @@ pub(super) struct Appender<'a> {
 struct Waiting {
     offset: u64,
     message: Message,
-    _room: Option<Room>,
+    _room: Room,
 }
 
 impl<'a> Appender<'a> {
@@ -84,14 +84,14 @@ impl<'a> Appender<'a> {
 
     /// Room for one more message, among those of all batches. What this stream has of it comes back by acknowledgements, so it
     /// waits for these as long as there are some to come.
-    async fn room(&mut self, bytes: usize) -> Result<Option<Room>> {
+    async fn room(&mut self, bytes: usize) -> Result<Room> {
         let outgoing = &self.api.outgoing;
         loop {
             if let Some(room) = outgoing.try_room(bytes) {
-                return Ok(Some(room));
+                return Ok(room);
             }
             if self.waiting.is_empty() {
-                return Ok(outgoing.room(bytes).await);
+                return outgoing.room(bytes).await;
             }
             self.wait().await?;
         }

@@ -5,25 +5,26 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::error::{Error, Result};
+
 /// What is counted at once, in bytes.
 const UNIT: usize = 1 << 10;
 /// A message is there twice while it is sent: as it is, should it have to be sent again, and in a frame. (While it is
 /// compressed, of which two are at once for each stream, it is there three times.)
 const COPIES: usize = 2;
-
-/// Room for messages on their way; clones share it.
-#[derive(Debug, Clone)]
-pub(super) struct Outgoing {
-    free: Arc<Semaphore>,
-    units: u32,
-}
-
 /// So many streams' windows fill the room, without the copies.
 const STREAMS: usize = 32;
 /// Two messages of the usual size.
 const WINDOW_BYTES_MIN: usize = 4 << 20;
 /// No stream gains by more.
 const WINDOW_BYTES_MAX: usize = 8 << 20;
+
+/// Room for messages on their way.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    free: Arc<Semaphore>,
+    units: u32,
+}
 
 /// A message's part of the room, given back when dropped.
 pub(super) type Room = OwnedSemaphorePermit;
@@ -42,9 +43,9 @@ impl Outgoing {
 
     /// Room for such a message, once there is some. Who waits for it must hold none: what is held may be given back only by
     /// the one who waits.
-    pub(super) async fn room(&self, bytes: usize) -> Option<Room> {
-        // It is never closed.
-        Arc::clone(&self.free).acquire_many_owned(self.units_of(bytes)).await.ok()
+    pub(super) async fn room(&self, bytes: usize) -> Result<Room> {
+        let room = Arc::clone(&self.free).acquire_many_owned(self.units_of(bytes)).await;
+        room.map_err(|cause| Error::bug("the room for messages was closed").because(cause))
     }
 
     /// What one stream may have on its way, in bytes of its messages: a 32nd of the room, so that one whose acknowledgements do
@@ -81,5 +82,12 @@ mod tests {
         assert!(outgoing.try_room(1).is_none());
         drop(all);
         assert_eq!(outgoing.taken(), 0);
+    }
+
+    #[test]
+    fn a_streams_window_follows_the_room_within_bounds() {
+        for (room_mib, window_mib) in [(1, 4), (64, 4), (192, 6), (256, 8), (4_096, 8)] {
+            assert_eq!(Outgoing::new(room_mib << 20).window(), window_mib << 20, "{room_mib} MiB");
+        }
     }
 }
