@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::ledger::FIRST_GENERATION;
 use crate::pipeline::memory::SharedMemory;
 use crate::pipeline::{setup, staging_of};
-use crate::source::folder::NothingKnown;
+use crate::source::folder::Unread;
 use crate::source::{self, Span};
 use crate::transform::{names, place};
 
@@ -53,7 +53,7 @@ impl AdHoc {
     /// # Errors
     /// [`User`](crate::error::Kind::User) where there are none.
     pub async fn find(config: Config) -> Result<Self> {
-        let source = source::listed(&config, None, Span::default(), Arc::new(NothingKnown)).await?;
+        let source = source::listed(&config, None, Span::default(), Arc::new(Unread)).await?;
         let mut tables: BTreeMap<TableName, Vec<ChangeFile>> = BTreeMap::new();
         let mut left = Vec::new();
         let mut count = 0;

@@ -1,13 +1,19 @@
 //! Queries over folders of change files: every table found is there, inputs are united, assumptions told.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use futures::TryStreamExt;
 
-use super::AdHoc;
+use super::{AdHoc, FIRST_GENERATION};
+use crate::catalog::layout::Layout;
 use crate::catalog::samples::{batch, gzip, ints, lines, parquet, texts};
+
+use crate::change::{ChangeFile, Half, SequenceBase, TableName};
 use crate::config::Config;
 use crate::error::{Error, Kind};
+use crate::source::Source;
+use crate::source::folder::{FolderSource, NothingKnown};
 
 fn write(folder: &Path, path: &str, content: impl AsRef<[u8]>) {
     let file = folder.join(path);
@@ -22,7 +28,7 @@ fn lake() -> tempfile::TempDir {
     let orders = |amount| parquet(&batch([("Op", texts(["I", "U"])), ("userId", ints([1, 2])), ("amount", amount)]), 1);
     write(at, "shop/orders/20230315-143022985.parquet", orders(ints([10, 20])));
     let decimals = arrow::array::Decimal128Array::from_iter_values([105, 205]).with_precision_and_scale(9, 1).unwrap();
-    let later = orders(std::sync::Arc::new(decimals));
+    let later = orders(Arc::new(decimals));
     write(at, "shop/orders/20230316-143022985.parquet.gz", gzip(&later));
     write(at, "shop/users/20230316-143022985.csv", "Op,id\nI,007\n");
     write(at, "kiosk/orders/20230316-143022985.csv", "Op,id\nI,5\nD,5\n");
@@ -164,4 +170,32 @@ async fn a_sample_is_the_oldest_and_the_newest_files() {
     assert_eq!(days(3).await, ["10", "18", "19"]);
     assert_eq!(days(1).await, ["19"]);
     assert_eq!(days(99).await.len(), 10);
+}
+
+#[tokio::test]
+async fn sequences_are_those_of_a_run_which_knows_files_by_their_content() {
+    let folder = lake();
+    let found = open(folder.path()).await.unwrap();
+    let got = query(&found, "SELECT _cdc_sequence FROM users").await.unwrap();
+    let source = FolderSource::open(folder.path().to_str().unwrap(), Layout::known(), Arc::new(NothingKnown)).unwrap();
+    let delivered = source.receive().await.unwrap().deliveries;
+    let of_users = |file: &&ChangeFile| file.table == TableName::new("shop", "users");
+    let file = delivered.iter().flat_map(|delivery| &delivery.files).find(of_users).unwrap();
+    assert!(file.version.starts_with("12-"), "{}", file.version);
+    let base = SequenceBase::new(file, FIRST_GENERATION);
+    assert_eq!(got, [base.unwrap().best_effort(1_678_977_022_985_000, 0, Half::Whole).to_string()]);
+}
+
+#[tokio::test]
+async fn what_a_file_holds_is_hashed_where_a_query_needs_its_version_and_must_be_what_was_found() {
+    let folder = lake();
+    let found = open(folder.path()).await.unwrap();
+    // Its rows are in memory from here on.
+    query(&found, "SELECT id FROM users").await.unwrap();
+    write(folder.path(), "shop/users/20230316-143022985.csv", "Op,id\nI,another\n");
+    assert_eq!(query(&found, "SELECT id, _cdc_operation FROM users").await.unwrap(), ["007|I"]);
+    let error = query(&found, "SELECT id, _cdc_sequence FROM users").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Retry);
+    assert!(error.report().contains("the file changed after it was found"), "{}", error.report());
+    assert!(error.place().file.as_deref().is_some_and(|file| file.ends_with("143022985.csv")), "{}", error.report());
 }

@@ -9,7 +9,8 @@ use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 
 use crate::catalog::opened::OpenedFile;
-use crate::catalog::table::{ChangeTable, ReadRules, TableShape};
+use crate::catalog::shape::{ReadRules, TableShape};
+use crate::catalog::table::ChangeTable;
 use crate::change::TableName;
 use crate::change::types::ColumnType;
 use crate::error::{Error, Result};

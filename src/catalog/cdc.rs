@@ -72,6 +72,12 @@ pub struct WantedColumns(pub [bool; CDC_COLUMNS]);
 impl WantedColumns {
     /// All visible and hidden ones: what is wrong with any is then found.
     pub const ALL: Self = Self([true, true, true, true, true, true, true, false]);
+
+    /// Whether one of them is made of the file's version.
+    pub fn need_version(self) -> bool {
+        let [_, _, sequence, _, _, hidden_file, _, order] = self.0;
+        sequence || hidden_file || order
+    }
 }
 
 /// How the changes of a table tell their order and time.
@@ -181,6 +187,9 @@ impl<'a> CdcColumns<'a> {
         rows: &Int64Array,
         deletes: Option<&[bool]>,
     ) -> Result<[Option<ArrayRef>; CDC_COLUMNS]> {
+        if wanted.need_version() && self.file.version.is_empty() {
+            return Err(Error::bug("a file's version is needed and was not read"));
+        }
         let mut made: [Option<ArrayRef>; CDC_COLUMNS] = Default::default();
         let count = rows.len();
         let [operation, timestamp, sequence, file, row, hidden_file, hidden_row, order] = wanted.0;

@@ -13,8 +13,11 @@ pub mod layout;
 pub mod opened;
 pub mod parquet;
 pub mod row_set;
+mod scan;
+pub mod shape;
 pub mod split;
 pub mod table;
+pub mod version;
 
 #[cfg(test)]
 pub(crate) mod samples;

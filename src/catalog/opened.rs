@@ -13,11 +13,12 @@ use datafusion::physical_expr::PhysicalExpr;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
+use tokio::sync::OnceCell;
 
 use crate::catalog::content::{Content, Stored};
 use crate::catalog::csv::CsvBody;
 use crate::catalog::inflate::{Intake, Staging};
-use crate::catalog::{csv, parquet};
+use crate::catalog::{csv, parquet, version};
 use crate::change::{ChangeFile, FileFormat};
 use crate::config::CsvConfig;
 use crate::error::{Error, Kind, Result};
@@ -63,6 +64,9 @@ pub struct OpenedFile {
     pub schema: SchemaRef,
     content: Content,
     body: Body,
+    store: Arc<dyn ObjectStore>,
+    /// Made when it is first needed, where the file came without.
+    version: Arc<OnceCell<String>>,
 }
 
 #[derive(Debug, Clone)]
@@ -122,7 +126,8 @@ impl Opener {
             }
         };
         check_names(&schema)?;
-        Ok(OpenedFile { file, schema, content, body })
+        let store = Arc::clone(&self.store);
+        Ok(OpenedFile { file, schema, content, body, store, version: Arc::default() })
     }
 
     /// Room for all of an object that needs no ranges.
@@ -159,6 +164,20 @@ impl OpenedFile {
                 rows.unwrap_or_else(|_| Err(broken_reader())).map_err(|error| error.in_file(&location).in_table(&table))
             })
             .boxed()
+    }
+
+    /// The same with its version, for which all of it is read where it was left open.
+    ///
+    /// # Errors
+    /// [`Retry`](Kind::Retry), naming the file, where it cannot be read or is not what it was any more.
+    pub async fn versioned(self: Arc<Self>) -> Result<Arc<Self>> {
+        if !self.file.version.is_empty() {
+            return Ok(self);
+        }
+        let made = self.version.get_or_try_init(|| version::version_of(self.store.as_ref(), &self.file)).await;
+        let version = made.map_err(|error| error.in_file(&self.file.location).in_table(&self.file.table))?.clone();
+        let file = ChangeFile { version, ..self.file.clone() };
+        Ok(Arc::new(Self { file, ..Self::clone(&self) }))
     }
 
     /// How many row groups it has; 1 where the format knows none.

@@ -14,7 +14,7 @@ use parquet::file::properties::WriterProperties;
 use crate::catalog::cdc::CdcRules;
 use crate::catalog::inflate::{Staging, StagingLimits};
 use crate::catalog::opened::{OpenedFile, Opener};
-use crate::catalog::table::ReadRules;
+use crate::catalog::shape::ReadRules;
 use crate::change::{ChangeFile, FileFormat, FileKind, TableName};
 use crate::config::{CsvConfig, Order};
 

@@ -7,7 +7,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::SessionContext;
 
 use crate::catalog::cdc::CdcRules;
-use crate::catalog::table::ReadRules;
+use crate::catalog::shape::ReadRules;
 use crate::change::TableName;
 use crate::config::{Config, TableConfig};
 use crate::error::{Error, Result};

@@ -14,10 +14,11 @@ use tokio::sync::Mutex;
 
 use super::{Delivery, Received, Source, Span};
 use crate::catalog::layout::{Layout, Named, Recognised};
+use crate::catalog::version::{self, tag};
 use crate::change::ChangeFile;
 use crate::error::{Error, Result};
 
-mod content;
+mod footer;
 mod listing;
 mod place;
 #[cfg(test)]
@@ -48,6 +49,17 @@ pub struct NothingKnown;
 impl KnownFiles for NothingKnown {
     fn known(&self, _location: &str, _size: u64, _modified_ms: i64) -> Option<String> {
         None
+    }
+}
+
+/// Leaves what files hold unread until it is known which are needed: versions are empty, and a scan that needs them makes
+/// them. Not for what is carried.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unread;
+
+impl KnownFiles for Unread {
+    fn known(&self, _location: &str, _size: u64, _modified_ms: i64) -> Option<String> {
+        Some(String::new())
     }
 }
 
@@ -153,10 +165,11 @@ impl FolderSource {
     /// The file as it is delivered; None where it vanished or changed since it was listed.
     async fn change_file(&self, seen: &Seen) -> Result<Option<ChangeFile>> {
         let known = self.known.known(&seen.location, seen.meta.size, seen.meta.last_modified.timestamp_millis());
-        let (meta, version, rows) = match known {
-            Some(version) => (seen.meta.clone(), version, None),
-            None => match content::read(self.store.as_ref(), &seen.meta, &seen.named).await? {
-                Some(content) => (content.meta, content.version, content.rows),
+        let (store, meta) = (self.store.as_ref(), &seen.meta);
+        let (version, rows) = match known {
+            Some(version) => (version, None),
+            None => match version::version(store, &meta.location, &tag(meta)).await? {
+                Some(version) => (version, footer::rows(store, meta, &seen.named).await),
                 None => return Ok(None),
             },
         };
@@ -166,7 +179,7 @@ impl FolderSource {
             path: meta.location.to_string(),
             size: meta.size,
             version,
-            e_tag: meta.e_tag,
+            e_tag: meta.e_tag.clone(),
             modified_ms,
             table: seen.named.table.clone(),
             kind: seen.named.kind,
@@ -242,11 +255,6 @@ impl Seen {
         let time_ms = named.time_ms.unwrap_or_else(|| meta.last_modified.timestamp_millis());
         Self { meta, named, location, time_ms }
     }
-}
-
-/// What tells one state of a file from another without reading it.
-fn tag(meta: &ObjectMeta) -> String {
-    meta.e_tag.clone().unwrap_or_else(|| format!("{}-{}", meta.last_modified.timestamp_micros(), meta.size))
 }
 
 /// The errors of one listing: each place is told once per process, and not more than [`LEFT_MAX`] of them.

@@ -15,7 +15,8 @@ use datafusion::sql::sqlparser::ast;
 
 use crate::catalog::cdc;
 use crate::catalog::opened::OpenedFile;
-use crate::catalog::table::{ChangeTable, ReadRules, TableShape};
+use crate::catalog::shape::{ReadRules, TableShape};
+use crate::catalog::table::ChangeTable;
 use crate::change::types::same_name;
 use crate::change::{FileKind, TableName};
 use crate::config::Order;

@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, TimestampMillisecondArray};
 use super::table::scan;
 use crate::catalog::cdc::CdcRules;
 use crate::catalog::samples::{Shelf, batch, ints, parquet, plain_rules, texts};
-use crate::catalog::table::ReadRules;
+use crate::catalog::shape::ReadRules;
 use crate::config::Order;
 use crate::error::{Error, Kind};
 

@@ -13,7 +13,8 @@ use datafusion::prelude::SessionContext;
 
 use crate::catalog::opened::OpenedFile;
 use crate::catalog::samples::{Shelf, batch, gzip, ints, lines, parquet, plain_rules, session, texts};
-use crate::catalog::table::{ChangeTable, ReadRules, TableShape};
+use crate::catalog::shape::{ReadRules, TableShape};
+use crate::catalog::table::ChangeTable;
 use crate::trial::dice::Dice;
 
 /// A session with the files as `files`.

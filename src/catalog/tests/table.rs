@@ -10,7 +10,8 @@ use datafusion::common::DataFusionError;
 
 use crate::catalog::opened::OpenedFile;
 use crate::catalog::samples::{Shelf, batch, ints, lines, parquet, plain_rules, session, texts};
-use crate::catalog::table::{ChangeTable, ReadRules, TableShape};
+use crate::catalog::shape::{ReadRules, TableShape};
+use crate::catalog::table::ChangeTable;
 use crate::change::types::ColumnType;
 use crate::error::Kind;
 

@@ -12,7 +12,8 @@ use datafusion::prelude::SessionContext;
 
 use crate::catalog::opened::OpenedFile;
 use crate::catalog::samples::{Shelf, batch, gzip, ints, lines, parquet, plain_rules};
-use crate::catalog::table::{ChangeTable, ReadRules, TableShape};
+use crate::catalog::shape::{ReadRules, TableShape};
+use crate::catalog::table::ChangeTable;
 use crate::transform::session;
 use crate::trial::dice::Dice;
 

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 
 use super::transform;
 use crate::catalog::samples::{plain_rules, session};
-use crate::catalog::table::TableShape;
+use crate::catalog::shape::TableShape;
 use crate::change::TableName;
 use crate::config::{Config, TableConfig};
 use crate::error::Kind;
