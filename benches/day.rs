@@ -4,9 +4,9 @@
 //! `cargo bench --bench day` prints rows a second, bytes, and what memory and processor time freshet and the other side
 //! took, each a process of its own. In the environment: `FRESHET_DAY_FILES` is how many files of 20,000 rows there are (100; a day has
 //! 2,000), `FRESHET_KEYS_PERCENT` how many keys for 100 rows (20), `FRESHET_COMPRESSION` how rows are sent (`none`, as
-//! gzip takes as much processor time as all else; `gzip` is freshet's default). With `FRESHET_S3` files come
-//! by S3's protocol from a third process, which answers for each so many milliseconds later. With `FRESHET_PYTHON`, a Python with what
-//! `benches/peers/requirements.txt` names, the same is done with pandas.
+//! gzip takes as much processor time as all else; `gzip` is freshet's default), `FRESHET_ACK_MS` how many milliseconds BigQuery takes
+//! for each acknowledgement (0). With `FRESHET_S3` files come by S3's protocol from a third process, which answers for each so many
+//! milliseconds later. With `FRESHET_PYTHON`, a Python with what `benches/peers/requirements.txt` names, the same is done with pandas.
 
 #![allow(
     clippy::expect_used,
@@ -52,7 +52,8 @@ fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     let files = write(folder.path());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let server = Arc::new(NullBigQuery::default());
+    let delay = Duration::from_millis(asked("FRESHET_ACK_MS").unwrap_or(0));
+    let server = Arc::new(NullBigQuery::after(delay));
     let endpoint = runtime.block_on(null_bigquery::start(Arc::clone(&server)));
     let compression = std::env::var("FRESHET_COMPRESSION").unwrap_or_else(|_| "none".to_owned());
     let s3 = asked("FRESHET_S3").map(|delay| S3::start(folder.path(), delay));

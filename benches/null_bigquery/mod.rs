@@ -1,8 +1,9 @@
-//! A BigQuery that acknowledges rows at once and keeps none: what it costs is receiving them.
+//! A BigQuery that acknowledges rows at once, or so long after, and keeps none: what it costs is receiving them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arrow::ipc::root_as_message;
 use axum::body::{Body, to_bytes};
@@ -32,6 +33,8 @@ mod grpc_method;
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Bytes that a client may send before they are taken: enough that it is the client that is measured.
 const WINDOW: u32 = 16 << 20;
+/// Requests of a connection that wait for their acknowledgement, more than any client sends without.
+const REQUESTS_AT_ONCE: usize = 1_000;
 /// Of an encapsulated Arrow message: the mark of its beginning and its length.
 const MESSAGE_PREFIX: usize = 8;
 
@@ -41,6 +44,8 @@ pub(crate) struct NullBigQuery {
     tables: Mutex<HashMap<String, Value>>,
     streams: AtomicI64,
     rows_of: Mutex<HashMap<String, i64>>,
+    /// How long after it has a request it acknowledges it, as one far away does.
+    delay: Duration,
     /// Rows that were acknowledged.
     pub(crate) rows: AtomicU64,
     /// Their bytes, as Arrow messages.
@@ -127,6 +132,11 @@ async fn write_api(State(server): State<Arc<NullBigQuery>>, request: Request) ->
 }
 
 impl NullBigQuery {
+    /// One that acknowledges rows so long after it has them.
+    pub(crate) fn after(delay: Duration) -> Self {
+        Self { delay, ..Self::default() }
+    }
+
     fn take(&self, request: &proto::AppendRowsRequest, stream: &str) -> proto::AppendRowsResponse {
         let rows = match &request.rows {
             Some(Rows::ArrowRows(data)) => data.rows.as_ref().map(|rows| &rows.serialized_record_batch[..]),
@@ -164,7 +174,13 @@ fn append_rows(server: Arc<NullBigQuery>, request: Request) -> BoxFuture<'static
     let method = GrpcMethod(move |request: tonic::Request<Streaming<proto::AppendRowsRequest>>| {
         let server = Arc::clone(&server);
         async move {
-            let answers: Answers = acknowledged(server, request.into_inner()).boxed();
+            let delay = server.delay;
+            let late = move |answer| tokio::time::sleep(delay).map(|()| answer);
+            let answers = acknowledged(server, request.into_inner());
+            let answers: Answers = match delay.is_zero() {
+                true => answers.boxed(),
+                false => answers.map(late).buffered(REQUESTS_AT_ONCE).boxed(),
+            };
             Ok(tonic::Response::new(answers))
         }
     });

@@ -9,6 +9,7 @@ use tonic::Code;
 
 use super::connection::{Connection, REQUESTS_MAX};
 use super::encode::Message;
+use super::frames;
 use super::outgoing::Room;
 use super::status::Refusal;
 use super::write::WriteApi;
@@ -32,6 +33,8 @@ pub(super) struct Appender<'a> {
     /// Not acknowledged yet, in the order of their offsets.
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    /// Room for what is made of messages before they are sent.
+    frames: Option<Room>,
     /// How many of them the present connection has got.
     sent: usize,
     /// Where the next message begins.
@@ -56,6 +59,7 @@ impl<'a> Appender<'a> {
             connection: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            frames: None,
             sent: 0,
             offset: 0,
             lost: 0,
@@ -87,14 +91,46 @@ impl<'a> Appender<'a> {
     async fn room(&mut self, bytes: usize) -> Result<Room> {
         let outgoing = &self.api.outgoing;
         loop {
+            if self.waiting.is_empty() {
+                return self.first_room(bytes).await;
+            }
             if let Some(room) = outgoing.try_room(bytes) {
                 return Ok(room);
             }
-            if self.waiting.is_empty() {
-                return outgoing.room(bytes).await;
-            }
             self.wait().await?;
         }
+    }
+
+    /// Room for a message while no other is on its way, and for as many frames as are made at once, of messages like it.
+    async fn first_room(&mut self, bytes: usize) -> Result<Room> {
+        self.frames = None;
+        let parts = 1 + frames::copies(self.api.compression);
+        let mut room = self.api.outgoing.room(bytes.saturating_mul(parts)).await?;
+        let of_frames = room.num_permits() / parts * (parts - 1);
+        self.frames = room.split(of_frames);
+        Ok(room)
+    }
+
+    /// The next answer; only where messages wait for one.
+    pub(super) async fn answer(&mut self) -> Result<AppendRowsResponse, Refusal> {
+        match self.connection.as_mut() {
+            Some(connection) => connection.answer().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether messages wait for an answer.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Takes an answer, and sends again what it says was not written.
+    ///
+    /// # Errors
+    /// As those of [`append`](Self::append).
+    pub(super) async fn take(&mut self, answer: Result<AppendRowsResponse, Refusal>) -> Result<()> {
+        self.answered(answer).await?;
+        if self.is_waiting() { self.send().await } else { Ok(()) }
     }
 
     /// Waits until every message is acknowledged; gives how many rows the stream has.
@@ -174,6 +210,9 @@ impl<'a> Appender<'a> {
         }
         self.waiting_bytes -= first.message.bytes.len();
         self.waiting.pop_front();
+        if self.waiting.is_empty() {
+            self.frames = None;
+        }
         self.sent -= 1;
         self.lost = 0;
         Ok(())

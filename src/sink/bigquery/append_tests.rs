@@ -14,6 +14,7 @@ use crate::sink::Column;
 use crate::sink::bigquery::encode::Encoder;
 use crate::sink::bigquery::fake::{Fake, Fault, Seen, TABLE, refused};
 use crate::sink::bigquery::outgoing::Outgoing;
+use crate::sink::bigquery::streams;
 use crate::sink::bigquery::write::proto::append_rows_response::AppendResult;
 use crate::sink::columns;
 
@@ -99,9 +100,32 @@ async fn a_message_takes_room_until_it_is_acknowledged() {
     let message = encoder.finish().unwrap().pop().unwrap();
     let bytes = message.bytes.len();
     appender.append(message).await.unwrap();
-    assert_eq!(api.outgoing.taken(), (2 * bytes).next_multiple_of(1 << 10));
+    // And two frames like it while these are made.
+    assert_eq!(api.outgoing.taken(), (3 * bytes).next_multiple_of(1 << 10));
     drop(appender);
     assert_eq!(api.outgoing.taken(), 0);
+}
+
+#[tokio::test]
+async fn a_stream_takes_acknowledgements_while_it_waits_for_its_next_message() {
+    let columns = [Column { name: "id".into(), column_type: ColumnType::Int64 }];
+    let (fake, api) = Fake::start(&columns);
+    let mut encoder = Encoder::new(schema()).unwrap();
+    let (queue, streams) = streams::begin(&api, TABLE, &columns, encoder.schema_message().unwrap());
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..3));
+    encoder.push(&RecordBatch::try_new(schema(), vec![ids]).unwrap()).unwrap();
+    let message = encoder.finish().unwrap().pop().unwrap();
+    let give_back = async {
+        queue.push(message).await.unwrap();
+        while fake.state().seen.is_empty() || api.outgoing.taken() > 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(queue);
+    };
+    let both = async { tokio::join!(streams.write(), give_back) };
+    let (written, ()) =
+        timeout(Duration::from_secs(60), both).await.expect("its room comes back before the batch ends");
+    assert_eq!(written.unwrap().iter().map(|stream| stream.rows).collect::<Vec<_>>(), [3]);
 }
 
 #[tokio::test]

@@ -21,12 +21,19 @@ use tonic::{Code, Status};
 use tonic_prost::ProstDecoder;
 
 use super::write::ANSWER_BYTES_MAX;
+use super::write::proto::append_rows_request::{ArrowData, Rows};
 use super::write::proto::{AppendRowsRequest, AppendRowsResponse};
 use crate::config::Compression;
 
 const METHOD: &str = "/google.cloud.bigquery.storage.v1.BigQueryWrite/AppendRows";
 /// Before each message: whether it is compressed, and its length in four bytes, the highest first.
 const HEADER: usize = 5;
+/// Fields of the protocol's messages: of a request, of its `ArrowData`, of that's `ArrowRecordBatch`.
+const ARROW_ROWS: u8 = 5;
+const ROWS: u8 = 2;
+const SERIALIZED_RECORD_BATCH: u8 = 1;
+/// How protobuf marks a field whose length is told.
+const LENGTH_DELIMITED: u8 = 2;
 /// Messages of one connection that are compressed at once.
 const AT_ONCE: usize = 2;
 /// The fastest that compresses at all.
@@ -74,29 +81,71 @@ fn frames(
     let broken = |cause| Status::internal(format!("a request's encoding was broken off: {cause}"));
     stream::poll_fn(move |context| requests.poll_recv(context))
         .map(move |request| match compression {
-            Compression::Gzip => Either::Left(SpawnedTask::spawn(async move { frame(&request, compression) }).join()),
-            // What is only copied needs no task.
-            Compression::None => Either::Right(ready(Ok(frame(&request, compression)))),
+            Compression::Gzip => Either::Left(SpawnedTask::spawn(async move { compressed(request) }).join()),
+            // What copies nothing needs no task.
+            Compression::None => Either::Right(ready(Ok(plain(request)))),
         })
         .buffered(AT_ONCE)
         .map(move |frame| frame.map_err(broken)?)
+        .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
+        .try_flatten()
 }
 
-fn frame(request: &AppendRowsRequest, compression: Compression) -> Result<Bytes, Status> {
-    let unfit = |cause: &dyn std::error::Error| Status::internal(format!("a request cannot be encoded: {cause}"));
-    let mut plain = Vec::with_capacity(HEADER + request.encoded_len());
-    plain.resize(HEADER, 0);
-    request.encode(&mut plain).map_err(|cause| unfit(&cause))?;
-    let compressed = match compression {
-        Compression::Gzip => gzip(&plain[HEADER..]),
-        Compression::None => None,
+/// What a message is besides itself while it is sent, at most: so many times its bytes.
+pub(super) fn copies(compression: Compression) -> usize {
+    match compression {
+        Compression::Gzip => AT_ONCE,
+        Compression::None => 0,
+    }
+}
+
+/// The request's frame, compressed where that makes it shorter.
+fn compressed(request: AppendRowsRequest) -> Result<Vec<Bytes>, Status> {
+    match gzip(&request.encode_to_vec()) {
+        Some(frame) => Ok(vec![headed(frame, true, 0)?]),
+        None => plain(request),
+    }
+}
+
+/// The request's frame in pieces, the last of which are the rows as they are in memory.
+fn plain(mut request: AppendRowsRequest) -> Result<Vec<Bytes>, Status> {
+    let mut frame = vec![0; HEADER];
+    let rows = request.rows.take();
+    request.encode(&mut frame).map_err(|cause| unfit(&cause))?;
+    let (writer_schema, rows) = match rows {
+        Some(Rows::ArrowRows(ArrowData { writer_schema, rows: Some(rows) })) => (writer_schema, rows),
+        rows => {
+            AppendRowsRequest { rows, ..Default::default() }.encode(&mut frame).map_err(|cause| unfit(&cause))?;
+            return Ok(vec![headed(frame, false, 0)?]);
+        }
     };
-    let is_compressed = compressed.is_some();
-    let mut frame = compressed.unwrap_or(plain);
-    let length = u32::try_from(frame.len() - HEADER).map_err(|cause| unfit(&cause))?;
+    let rows = rows.serialized_record_batch;
+    let schema = ArrowData { writer_schema, rows: None }.encode_to_vec();
+    // Each message's beginning tells how long it is, so that the innermost comes first.
+    let of_rows = beginning(SERIALIZED_RECORD_BATCH, rows.len())?;
+    let of_batch = beginning(ROWS, of_rows.len() + rows.len())?;
+    let of_data = beginning(ARROW_ROWS, schema.len() + of_batch.len() + of_rows.len() + rows.len())?;
+    [of_data, schema, of_batch, of_rows].iter().for_each(|piece| frame.extend_from_slice(piece));
+    Ok(vec![headed(frame, false, rows.len())?, rows])
+}
+
+/// How a field of so many bytes begins.
+fn beginning(field: u8, length: usize) -> Result<Vec<u8>, Status> {
+    let mut bytes = vec![field << 3 | LENGTH_DELIMITED];
+    prost::encode_length_delimiter(length, &mut bytes).map_err(|cause| unfit(&cause))?;
+    Ok(bytes)
+}
+
+/// A frame, or its beginning before so many further bytes, with its header filled in.
+fn headed(mut frame: Vec<u8>, is_compressed: bool, further: usize) -> Result<Bytes, Status> {
+    let length = u32::try_from(frame.len() - HEADER + further).map_err(|cause| unfit(&cause))?;
     frame[0] = is_compressed.into();
     frame[1..HEADER].copy_from_slice(&length.to_be_bytes());
     Ok(frame.into())
+}
+
+fn unfit(cause: &dyn std::error::Error) -> Status {
+    Status::internal(format!("a request cannot be encoded: {cause}"))
 }
 
 /// The message compressed, after room for a header; None where that is longer.
@@ -114,6 +163,7 @@ fn gzip(message: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use std::io::Read;
 
+    use super::super::write::proto::{ArrowRecordBatch, ArrowSchema};
     use super::*;
 
     fn asked(trace_id: &str) -> AppendRowsRequest {
@@ -124,26 +174,45 @@ mod tests {
         (frame[0], u32::from_be_bytes(frame[1..HEADER].try_into().unwrap()) as usize)
     }
 
+    /// With rows, and the schema where that is told.
+    fn with_rows(schema: Option<&'static [u8]>, rows: Vec<u8>) -> AppendRowsRequest {
+        let writer_schema = schema.map(|schema| ArrowSchema { serialized_schema: schema.into() });
+        let rows = Some(ArrowRecordBatch { serialized_record_batch: rows.into(), ..Default::default() });
+        let rows = Some(Rows::ArrowRows(ArrowData { writer_schema, rows }));
+        AppendRowsRequest { write_stream: "a stream".into(), offset: Some(300), rows, ..asked("freshet") }
+    }
+
     #[test]
     fn a_compressed_message_is_gzip_of_the_request() {
-        let request = asked(&"rows ".repeat(1_000));
-        let frame = frame(&request, Compression::Gzip).unwrap();
-        assert_eq!(told(&frame), (1, frame.len() - HEADER));
-        assert!(frame.len() < 500, "{}", frame.len());
-        let mut inflated = Vec::new();
-        flate2::read::GzDecoder::new(&frame[HEADER..]).read_to_end(&mut inflated).unwrap();
-        assert_eq!(AppendRowsRequest::decode(&inflated[..]).unwrap(), request);
+        for request in [asked(&"rows ".repeat(1_000)), with_rows(Some(b"schema"), b"rows ".repeat(1_000))] {
+            let frame = compressed(request.clone()).unwrap().concat();
+            assert_eq!(told(&frame), (1, frame.len() - HEADER));
+            assert!(frame.len() < 500, "{}", frame.len());
+            let mut inflated = Vec::new();
+            flate2::read::GzDecoder::new(&frame[HEADER..]).read_to_end(&mut inflated).unwrap();
+            assert_eq!(AppendRowsRequest::decode(&inflated[..]).unwrap(), request);
+        }
     }
 
     #[test]
     fn a_message_that_gzip_makes_longer_or_is_not_asked_for_goes_as_it_is() {
-        for (request, compression) in
-            [(asked("a"), Compression::Gzip), (asked(&"rows ".repeat(1_000)), Compression::None)]
-        {
-            let frame = frame(&request, compression).unwrap();
-            assert_eq!(told(&frame), (0, request.encoded_len()));
+        let lengths = [0, 1, 100, 127, 128, 16_000, 16_384, 3_000_000];
+        let with = |schema| lengths.map(|length| with_rows(schema, vec![7; length]));
+        let whole = [asked("a"), asked(&"rows ".repeat(1_000)), AppendRowsRequest::default()];
+        for request in whole.into_iter().chain(with(None)).chain(with(Some(b"schema"))) {
+            let frame = plain(request.clone()).unwrap().concat();
+            assert_eq!(told(&frame), (0, frame.len() - HEADER));
             assert_eq!(AppendRowsRequest::decode(&frame[HEADER..]).unwrap(), request);
         }
+        assert_eq!(told(&compressed(asked("a")).unwrap().concat()).0, 0);
+    }
+
+    #[test]
+    fn rows_that_are_not_compressed_are_not_copied() {
+        let request = with_rows(Some(b"schema"), vec![7; 1_000]);
+        let Some(Rows::ArrowRows(ArrowData { rows: Some(rows), .. })) = request.rows.clone() else { panic!() };
+        let sent = plain(request).unwrap().pop().unwrap();
+        assert_eq!(sent.as_ptr(), rows.serialized_record_batch.as_ptr());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

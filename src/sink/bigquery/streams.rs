@@ -125,11 +125,18 @@ impl Streams<'_> {
         self.queued.try_lock().is_ok_and(|queued| queued.len() == QUEUED_MAX)
     }
 
-    /// Takes messages as long as there are some. A stream without rows is left to lapse.
+    /// Takes messages as long as there are some, and acknowledgements while it waits for one. A stream without rows is left to
+    /// lapse.
     async fn fill(&self, name: String) -> Result<Option<StagedStream>> {
         let mut appender = Appender::new(self.api, name.clone(), self.schema.clone());
-        while let Some(message) = self.next().await {
-            appender.append(message).await?;
+        loop {
+            tokio::select! {
+                message = self.next() => match message {
+                    Some(message) => appender.append(message).await?,
+                    None => break,
+                },
+                answer = appender.answer(), if appender.is_waiting() => appender.take(answer).await?,
+            }
         }
         let rows = appender.finish().await?;
         if rows == 0 {
