@@ -26,6 +26,8 @@ confined() (
     FRESHET_COMPRESSION=gzip FRESHET_DAY_FILES=200 alone day
     echo "# from S3; then with an answer after 50 ms; 4 million rows"
     for delay in 0 50; do FRESHET_S3=$delay FRESHET_DAY_FILES=200 alone day; done
+    echo "# BigQuery acknowledges 50, 100 and 200 ms later, 4 million rows"
+    for delay in 50 100 200; do FRESHET_ACK_MS=$delay FRESHET_DAY_FILES=200 alone day; done
     if [[ -n ${FRESHET_PYTHON:-} ]]; then
         echo "# beside pandas, 4 million rows, three times"
         for _ in 1 2 3; do FRESHET_DAY_FILES=200 bench day; done
@@ -42,6 +44,10 @@ done > "$out/latest.txt"
     echo "# a day in a memory cgroup of 512 MiB: as it is, and compressed"
     for compression in none gzip; do
         FRESHET_COMPRESSION=$compression FRESHET_DAY_FILES=2000 confined env -u FRESHET_PYTHON "$(program day)"
+    done
+    echo "# 4 million rows in it, acknowledged at once, 50, 100 and 200 ms later"
+    for delay in 0 50 100 200; do
+        FRESHET_ACK_MS=$delay FRESHET_DAY_FILES=200 confined env -u FRESHET_PYTHON "$(program day)"
     done
 } >> "$out/day.txt"
 export -f confined

@@ -2,7 +2,7 @@
 //!
 //! This is the only place where **inputs** of different schemas are united; it tells what it assumes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
@@ -24,7 +24,7 @@ use crate::ledger::FIRST_GENERATION;
 use crate::pipeline::memory::SharedMemory;
 use crate::pipeline::{setup, staging_of};
 use crate::source::folder::Unread;
-use crate::source::{self, Span};
+use crate::source::{self, Source, Span};
 use crate::transform::{names, place};
 
 mod union;
@@ -54,24 +54,7 @@ impl AdHoc {
     /// [`User`](crate::error::Kind::User) where there are none.
     pub async fn find(config: Config) -> Result<Self> {
         let source = source::listed(&config, None, Span::default(), Arc::new(Unread)).await?;
-        let mut tables: BTreeMap<TableName, Vec<ChangeFile>> = BTreeMap::new();
-        let mut left = Vec::new();
-        let mut count = 0;
-        loop {
-            let received = source.receive().await?;
-            left.extend(received.left);
-            if received.deliveries.is_empty() {
-                break;
-            }
-            for file in received.deliveries.into_iter().flat_map(|delivery| delivery.files) {
-                tables.entry(file.table.clone()).or_default().push(file);
-                count += 1;
-            }
-            if count > FILES_MAX {
-                return Err(Error::user(format!("more than {FILES_MAX} change files are in {}", config.source.files))
-                    .hint("name fewer of them, such as the folder of one database"));
-            }
-        }
+        let (tables, left) = list(source.as_ref(), &config.source.files).await?;
         if tables.is_empty() {
             return Err(Error::user(format!("no change files were found in {}", config.source.files))
                 .hint("point --files at a folder of .parquet, .parquet.gz, .csv or .csv.gz files in a known layout"));
@@ -226,6 +209,36 @@ impl AdHoc {
             self.note(format!("{table}: CSV columns are text; CAST them, or set schema_override"));
         }
     }
+}
+
+/// The files of each table at this place, as they were last seen there, and what was not understood. A file that is being
+/// written is found again and again: it ends where nothing else is.
+async fn list(source: &dyn Source, place: &str) -> Result<(BTreeMap<TableName, Vec<ChangeFile>>, Vec<Error>)> {
+    let mut files: HashMap<String, ChangeFile> = HashMap::new();
+    let (mut found, mut left) = (Vec::new(), Vec::new());
+    loop {
+        let received = source.receive().await?;
+        left.extend(received.left);
+        let before = found.len();
+        for file in received.deliveries.into_iter().flat_map(|delivery| delivery.files) {
+            let location = file.location.clone();
+            if files.insert(location.clone(), file).is_none() {
+                found.push(location);
+            }
+        }
+        if found.len() == before {
+            break;
+        }
+        if found.len() > FILES_MAX {
+            return Err(Error::user(format!("more than {FILES_MAX} change files are in {place}"))
+                .hint("name fewer of them, such as the folder of one database"));
+        }
+    }
+    let mut tables: BTreeMap<TableName, Vec<ChangeFile>> = BTreeMap::new();
+    for file in found.iter().filter_map(|location| files.remove(location)) {
+        tables.entry(file.table.clone()).or_default().push(file);
+    }
+    Ok((tables, left))
 }
 
 /// SQL that is ready to run.

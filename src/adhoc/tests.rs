@@ -2,18 +2,23 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
 
-use super::{AdHoc, FIRST_GENERATION};
+use super::{AdHoc, FIRST_GENERATION, list};
 use crate::catalog::layout::Layout;
 use crate::catalog::samples::{batch, gzip, ints, lines, parquet, texts};
 
 use crate::change::{ChangeFile, Half, SequenceBase, TableName};
 use crate::config::Config;
 use crate::error::{Error, Kind};
-use crate::source::Source;
 use crate::source::folder::{FolderSource, NothingKnown};
+use crate::source::{Delivery, Received, Source};
 
 fn write(folder: &Path, path: &str, content: impl AsRef<[u8]>) {
     let file = folder.join(path);
@@ -198,4 +203,37 @@ async fn what_a_file_holds_is_hashed_where_a_query_needs_its_version_and_must_be
     assert_eq!(error.kind(), Kind::Retry);
     assert!(error.report().contains("the file changed after it was found"), "{}", error.report());
     assert!(error.place().file.as_deref().is_some_and(|file| file.ends_with("143022985.csv")), "{}", error.report());
+}
+
+/// A file that is being written: whoever looks finds it larger.
+struct Growing(AtomicU64);
+
+#[async_trait]
+impl Source for Growing {
+    async fn receive(&self) -> Result<Received, Error> {
+        let file = ChangeFile { size: self.0.fetch_add(1, Ordering::Relaxed), ..ChangeFile::sample("a") };
+        Ok(Received { deliveries: vec![Delivery { files: vec![file], receipt: "a".into() }], left: Vec::new() })
+    }
+
+    async fn acknowledge(&self, _: &[Delivery]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn give_back(&self, _: &[Delivery]) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::new(InMemory::new())
+    }
+
+    fn pause(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_written_is_found_once_as_it_was_last_seen() {
+    let (tables, _) = list(&Growing(AtomicU64::new(1)), "data").await.unwrap();
+    assert_eq!(tables.values().flatten().map(|file| file.size).collect::<Vec<_>>(), [2]);
 }

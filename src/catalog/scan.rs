@@ -147,7 +147,17 @@ struct FileScan {
 }
 
 impl FileScan {
-    fn stream(self, batch_rows: usize) -> futures::stream::BoxStream<'static, Result<RecordBatch>> {
+    fn stream(mut self, batch_rows: usize) -> futures::stream::BoxStream<'static, Result<RecordBatch>> {
+        let rows = async move {
+            if self.cdc_columns().need_version() {
+                self.part.file = self.part.file.versioned().await?;
+            }
+            Ok(self.rows(batch_rows))
+        };
+        futures::stream::once(rows).try_flatten().boxed()
+    }
+
+    fn rows(self, batch_rows: usize) -> futures::stream::BoxStream<'static, Result<RecordBatch>> {
         match self.request(batch_rows) {
             Err(error) => {
                 let error = error.in_file(&self.part.file.file.location).in_table(&self.part.file.file.table);

@@ -9,10 +9,9 @@ use datafusion::common::Result as DataFusionResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use futures::{StreamExt, TryStreamExt};
 
 use crate::catalog::cdc::{hidden_fields, order_field};
-use crate::catalog::opened::{OPENED_AT_ONCE, OpenedFile};
+use crate::catalog::opened::OpenedFile;
 use crate::catalog::row_set::{ROW_ID, RowSet};
 use crate::catalog::scan::{Part, ScanPartition, ScanPlan};
 use crate::catalog::shape::{ReadRules, TableShape};
@@ -77,8 +76,8 @@ impl ChangeTable {
 
     /// What is read by itself: the files, or stretches of their row groups where there are few files for so many partitions.
     /// Where columns are carried past the SQL only files: of several errors in one its first row's is to be found.
-    fn parts(&self, files: &[NumberedFile], partitions: usize) -> Vec<Part> {
-        let is_few = !self.plan.hidden && files.len() < partitions * 4;
+    fn parts(&self, partitions: usize) -> Vec<Part> {
+        let is_few = !self.plan.hidden && self.files.len() < partitions * 4;
         let stretches = if is_few { partitions } else { 1 };
         let of_file = |(number, file): &NumberedFile| -> Vec<Part> {
             let (number, file, all) = (*number, Arc::clone(file), file.row_groups());
@@ -89,17 +88,7 @@ impl ChangeTable {
             let stretches = (0..all).step_by(step).map(|first| Some(first..(first + step).min(all)));
             stretches.map(|row_groups| Part { number, file: Arc::clone(&file), row_groups }).collect()
         };
-        files.iter().flat_map(of_file).collect()
-    }
-
-    /// The files, with versions where one of these columns is made of them.
-    async fn files_for(&self, wanted: &[usize]) -> Result<Vec<NumberedFile>> {
-        if !self.plan.cdc_columns(wanted).need_version() {
-            return Ok(self.files.clone());
-        }
-        let versioned = |(number, file): NumberedFile| async move { Ok((number, file.versioned().await?)) };
-        let files: Vec<_> = self.files.iter().cloned().map(versioned).collect();
-        futures::stream::iter(files).buffered(OPENED_AT_ONCE).try_collect().await
+        self.files.iter().flat_map(of_file).collect()
     }
 
     fn with_numbers(&self, numbers: &[u32]) -> Self {
@@ -138,8 +127,7 @@ impl TableProvider for ChangeTable {
         let wanted: Vec<usize> = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let schema = Arc::new(self.schema.project(&wanted)?);
         let predicate = self.plan.predicate(state, filters)?;
-        let files = self.files_for(&wanted).await?;
-        let parts = self.parts(&files, state.config().target_partitions());
+        let parts = self.parts(state.config().target_partitions());
         let count = state.config().target_partitions().clamp(1, parts.len());
         let partitions: Vec<_> = (0..count)
             .map(|partition| {

@@ -142,7 +142,8 @@ pub struct ChangeFile {
     pub path: String,
     /// Size in bytes as stored, before any inflating.
     pub size: u64,
-    /// What tells this version of the object from another: eTag, version id, or a hash of the content.
+    /// What tells this version of the object from another: eTag, version id, or a hash of the content. Empty of a file that is only
+    /// looked at, until it is needed.
     pub version: String,
     /// The store's eTag at first sight; reads demand it, so that an overwritten object is noticed.
     pub e_tag: Option<String>,

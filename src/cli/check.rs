@@ -46,7 +46,8 @@ pub(super) async fn check(args: CheckArgs) -> Result<Ended> {
     for table in tables.iter().filter(|table| wanted(table)) {
         match check_table(&config, &found, table).await {
             Ok(line) => say(&line)?,
-            Err(error) if matches!(error.kind(), Kind::User | Kind::Data) => {
+            // One file that cannot be read says nothing of other tables.
+            Err(error) if matches!(error.kind(), Kind::User | Kind::Data) || error.place().file.is_some() => {
                 refused += 1;
                 say(&format!("no  {table}\n"))?;
                 tell(&error.report());

@@ -53,7 +53,7 @@ impl KnownFiles for NothingKnown {
 }
 
 /// Leaves what files hold unread until it is known which are needed: versions are empty, and a scan that needs them makes
-/// them. Not for what is carried.
+/// them for itself. Not for what is carried, which is known by them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unread;
 
@@ -65,7 +65,7 @@ impl KnownFiles for Unread {
 
 /// The change files of a folder, each delivered once per process and version, oldest first.
 ///
-/// A file's `location` is its absolute path, its `version` `<size>-<32 hex digits of its content's BLAKE3>`, and its
+/// A file's `location` is its absolute path, its `version` `<size>-<32 hex digits of its content's BLAKE3>` or what is known, and its
 /// `path` what `object_store::path::Path::parse` turns into its place in [`FolderSource::store`].
 ///
 /// A file counts as soon as it has its name: write it under one that begins with `_` or ends in `.tmp`, then rename it.

@@ -33,7 +33,7 @@ pub(super) struct Appender<'a> {
     /// Not acknowledged yet, in the order of their offsets.
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
-    /// Room for what is made of messages before they are sent.
+    /// Room for what is made of messages before they are sent, as long as any wait.
     frames: Option<Room>,
     /// How many of them the present connection has got.
     sent: usize,
@@ -83,7 +83,7 @@ impl<'a> Appender<'a> {
         while self.waiting_bytes > self.api.outgoing.window() || self.waiting.len() >= REQUESTS_MAX {
             self.wait().await?;
         }
-        Ok(())
+        self.send_again().await
     }
 
     /// Room for one more message, among those of all batches. What this stream has of it comes back by acknowledgements, so it
@@ -101,9 +101,9 @@ impl<'a> Appender<'a> {
         }
     }
 
-    /// Room for a message while no other is on its way, and for as many frames as are made at once, of messages like it.
+    /// Room for a message while no other is on its way, and for what is made of it and of those after it, which are taken to be
+    /// as large.
     async fn first_room(&mut self, bytes: usize) -> Result<Room> {
-        self.frames = None;
         let parts = 1 + frames::copies(self.api.compression);
         let mut room = self.api.outgoing.room(bytes.saturating_mul(parts)).await?;
         let of_frames = room.num_permits() / parts * (parts - 1);
@@ -111,12 +111,13 @@ impl<'a> Appender<'a> {
         Ok(room)
     }
 
-    /// The next answer; only where messages wait for one.
+    /// The next answer, or that it did not come in time.
     pub(super) async fn answer(&mut self) -> Result<AppendRowsResponse, Refusal> {
-        match self.connection.as_mut() {
-            Some(connection) => connection.answer().await,
-            None => std::future::pending().await,
-        }
+        let Some(connection) = self.connection.as_mut() else {
+            return Err(Refusal::new(Code::Unavailable, "there is no connection"));
+        };
+        let late = |_| Err(Refusal::new(Code::DeadlineExceeded, "rows were not acknowledged in time"));
+        timeout(self.api.pacing.acknowledge_max, connection.answer()).await.unwrap_or_else(late)
     }
 
     /// Whether messages wait for an answer.
@@ -130,6 +131,11 @@ impl<'a> Appender<'a> {
     /// As those of [`append`](Self::append).
     pub(super) async fn take(&mut self, answer: Result<AppendRowsResponse, Refusal>) -> Result<()> {
         self.answered(answer).await?;
+        self.send_again().await
+    }
+
+    /// Where a connection was lost meanwhile, what waits is sent by another.
+    async fn send_again(&mut self) -> Result<()> {
         if self.is_waiting() { self.send().await } else { Ok(()) }
     }
 
@@ -143,10 +149,8 @@ impl<'a> Appender<'a> {
 
     async fn wait(&mut self) -> Result<()> {
         self.send().await?;
-        let Some(connection) = self.connection.as_mut() else { return Ok(()) };
-        let answer = timeout(self.api.pacing.acknowledge_max, connection.answer()).await;
-        let late = || Err(Refusal::new(Code::DeadlineExceeded, "rows were not acknowledged in time"));
-        self.answered(answer.unwrap_or_else(|_| late())).await
+        let answer = self.answer().await;
+        self.answered(answer).await
     }
 
     /// Hands what has not been sent yet to the connection, which is opened where there is none.

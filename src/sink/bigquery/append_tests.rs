@@ -110,6 +110,8 @@ async fn a_message_takes_room_until_it_is_acknowledged() {
 async fn a_stream_takes_acknowledgements_while_it_waits_for_its_next_message() {
     let columns = [Column { name: "id".into(), column_type: ColumnType::Int64 }];
     let (fake, api) = Fake::start(&columns);
+    // The first connection is lost with the rows.
+    fake.state().faults.push_back(Fault::CutBefore);
     let mut encoder = Encoder::new(schema()).unwrap();
     let (queue, streams) = streams::begin(&api, TABLE, &columns, encoder.schema_message().unwrap());
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..3));

@@ -9,11 +9,11 @@ use crate::error::{Error, Result};
 
 /// What is counted at once, in bytes.
 const UNIT: usize = 1 << 10;
-/// So many streams' sure windows fill the room.
+/// Of a room of 128 MiB to 1 GiB, so many streams' narrow windows fill it.
 const STREAMS: usize = 32;
 /// Two messages of the usual size.
 const WINDOW_BYTES_MIN: usize = 4 << 20;
-/// Acknowledged 200 ms later, four streams of one batch then carry 640 MB a second.
+/// Acknowledged 200 ms later, four streams of one batch then carry 640 MiB a second.
 const WINDOW_BYTES_MAX: usize = 32 << 20;
 /// One part of so many that is free is room to spare.
 const SPARE: usize = 4;
@@ -47,13 +47,13 @@ impl Outgoing {
         room.map_err(|cause| Error::bug("the room for messages was closed").because(cause))
     }
 
-    /// What one stream may have on its way now, in bytes of its messages: as long as there is room to spare so much that it need
-    /// not wait for acknowledgements that take long to come, else a 32nd of the room. Of that it is sure, so that streams whose
-    /// acknowledgements do not come leave some to others; and so it is of one message, however large.
+    /// What one stream may have on its way now, in bytes of its messages, before it waits for acknowledgements: much as long as there
+    /// is room to spare, so that it does not wait for those that take long to come; else a 32nd of the room within bounds, so that
+    /// few streams whose acknowledgements do not come leave some to others. One message, however large, it may always have.
     pub(super) fn window(&self) -> usize {
         let is_spare = self.free.available_permits() >= self.units as usize / SPARE;
-        let sure = (self.units as usize * UNIT / STREAMS).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
-        if is_spare { WINDOW_BYTES_MAX } else { sure }
+        let narrow = (self.units as usize * UNIT / STREAMS).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
+        if is_spare { WINDOW_BYTES_MAX } else { narrow }
     }
 
     fn units_of(&self, bytes: usize) -> u32 {
@@ -87,13 +87,13 @@ mod tests {
 
     #[test]
     fn a_streams_window_is_wide_while_there_is_room_to_spare_and_else_a_part_of_it() {
-        for (room_mib, sure_mib) in [(8, 4), (64, 4), (192, 6), (256, 8), (4_096, 32)] {
+        for (room_mib, narrow_mib) in [(8, 4), (64, 4), (192, 6), (256, 8), (4_096, 32)] {
             let outgoing = Outgoing::new(room_mib << 20);
             let room = usize::try_from(room_mib << 20).unwrap();
             let most = outgoing.try_room(room / 4 * 3).unwrap();
             assert_eq!(outgoing.window(), 32 << 20, "{room_mib} MiB");
             let more = outgoing.try_room(1).unwrap();
-            assert_eq!(outgoing.window(), sure_mib << 20, "{room_mib} MiB");
+            assert_eq!(outgoing.window(), narrow_mib << 20, "{room_mib} MiB");
             drop((most, more));
         }
     }
