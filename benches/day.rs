@@ -1,5 +1,5 @@
 //! A day's change files through `freshet run --once`: from a folder, or from S3, inflated, decoded, through SQL with casts, to a
-//! BigQuery that acknowledges rows at once and keeps none.
+//! BigQuery that acknowledges rows at once, or so long after, and keeps none.
 //!
 //! `cargo bench --bench day` prints rows a second, bytes, and what memory and processor time freshet and the other side
 //! took, each a process of its own. In the environment: `FRESHET_DAY_FILES` is how many files of 20,000 rows there are (100; a day has

@@ -13,7 +13,6 @@ use object_store::memory::InMemory;
 use super::{AdHoc, FIRST_GENERATION, list};
 use crate::catalog::layout::Layout;
 use crate::catalog::samples::{batch, gzip, ints, lines, parquet, texts};
-
 use crate::change::{ChangeFile, Half, SequenceBase, TableName};
 use crate::config::Config;
 use crate::error::{Error, Kind};
@@ -211,7 +210,11 @@ struct Growing(AtomicU64);
 #[async_trait]
 impl Source for Growing {
     async fn receive(&self) -> Result<Received, Error> {
-        let file = ChangeFile { size: self.0.fetch_add(1, Ordering::Relaxed), ..ChangeFile::sample("a") };
+        let size = self.0.fetch_add(1, Ordering::Relaxed);
+        if size > 100 {
+            return Err(Error::bug("it is looked at without end"));
+        }
+        let file = ChangeFile { size, ..ChangeFile::sample("a") };
         Ok(Received { deliveries: vec![Delivery { files: vec![file], receipt: "a".into() }], left: Vec::new() })
     }
 

@@ -41,7 +41,7 @@ impl ScanPlan {
     }
 
     /// Which `_cdc_` columns are among the wanted.
-    pub(super) fn cdc_columns(&self, wanted: &[usize]) -> WantedColumns {
+    fn cdc_columns(&self, wanted: &[usize]) -> WantedColumns {
         if self.hidden {
             return WantedColumns::ALL;
         }
@@ -147,6 +147,7 @@ struct FileScan {
 }
 
 impl FileScan {
+    /// Its rows, once what they need of it is known.
     fn stream(mut self, batch_rows: usize) -> futures::stream::BoxStream<'static, Result<RecordBatch>> {
         let rows = async move {
             if self.cdc_columns().need_version() {

@@ -7,21 +7,13 @@ use object_store::{GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt};
 use crate::change::{ChangeFile, FileId, disk_version};
 use crate::error::{Error, Result};
 
-/// What tells one state of a file from another without reading it.
-pub fn tag(meta: &ObjectMeta) -> String {
-    tag_of(meta.e_tag.as_ref(), meta.last_modified.timestamp_millis(), meta.size)
-}
-
-fn tag_of(e_tag: Option<&String>, modified_ms: i64, size: u64) -> String {
-    e_tag.cloned().unwrap_or_else(|| format!("{modified_ms}-{size}"))
-}
-
-/// `<size>-<32 hex digits of its content's BLAKE3>` of a file that had this [`tag`] when it was listed; None where it
-/// vanished, or changed since or while it was read.
+/// `<size>-<32 hex digits of its content's BLAKE3>` of a file as it was listed; None where it vanished, or changed since or
+/// while it was read.
 ///
 /// # Errors
 /// [`Retry`](crate::error::Kind::Retry) where it cannot be read.
-pub async fn version(store: &dyn ObjectStore, path: &Path, listed: &str) -> Result<Option<String>> {
+pub async fn version(store: &dyn ObjectStore, listed: &ObjectMeta) -> Result<Option<String>> {
+    let path = &listed.location;
     let Some(got) = unless_gone(store.get(path).await)? else {
         return Ok(None);
     };
@@ -30,7 +22,7 @@ pub async fn version(store: &dyn ObjectStore, path: &Path, listed: &str) -> Resu
     let Some(after) = unless_gone(store.head(path).await)? else {
         return Ok(None);
     };
-    if hash.count() != meta.size || tag(&meta) != listed || tag(&after) != listed {
+    if hash.count() != listed.size || !same(listed, &meta) || !same(listed, &after) {
         return Ok(None);
     }
     let mut content = FileId([0; 16]);
@@ -44,9 +36,17 @@ pub async fn version(store: &dyn ObjectStore, path: &Path, listed: &str) -> Resu
 /// [`Retry`](crate::error::Kind::Retry) where it cannot be read, or is not what it was any more.
 pub async fn version_of(store: &dyn ObjectStore, file: &ChangeFile) -> Result<String> {
     let path = Path::parse(&file.path).map_err(|cause| Error::bug("a listed path is none").because(cause))?;
-    let listed = tag_of(file.e_tag.as_ref(), file.modified_ms, file.size);
+    let is_found = |meta: &ObjectMeta| meta.size == file.size && meta.e_tag == file.e_tag;
+    let version = match unless_gone(store.head(&path).await)?.filter(is_found) {
+        Some(meta) => version(store, &meta).await?,
+        None => None,
+    };
     let changed = || Error::retry("the file changed after it was found").hint("begin again, to find it as it is now");
-    version(store, &path, &listed).await?.ok_or_else(changed)
+    version.ok_or_else(changed)
+}
+
+fn same(one: &ObjectMeta, two: &ObjectMeta) -> bool {
+    one.size == two.size && one.last_modified == two.last_modified && one.e_tag == two.e_tag
 }
 
 fn unless_gone<T>(result: object_store::Result<T>) -> Result<Option<T>> {

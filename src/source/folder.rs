@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::{Delivery, Received, Source, Span};
 use crate::catalog::layout::{Layout, Named, Recognised};
-use crate::catalog::version::{self, tag};
+use crate::catalog::version;
 use crate::change::ChangeFile;
 use crate::error::{Error, Result};
 
@@ -168,7 +168,7 @@ impl FolderSource {
         let (store, meta) = (self.store.as_ref(), &seen.meta);
         let (version, rows) = match known {
             Some(version) => (version, None),
-            None => match version::version(store, &meta.location, &tag(meta)).await? {
+            None => match version::version(store, meta).await? {
                 Some(version) => (version, footer::rows(store, meta, &seen.named).await),
                 None => return Ok(None),
             },
@@ -255,6 +255,11 @@ impl Seen {
         let time_ms = named.time_ms.unwrap_or_else(|| meta.last_modified.timestamp_millis());
         Self { meta, named, location, time_ms }
     }
+}
+
+/// What tells one state of a file from another without reading it.
+fn tag(meta: &ObjectMeta) -> String {
+    meta.e_tag.clone().unwrap_or_else(|| format!("{}-{}", meta.last_modified.timestamp_micros(), meta.size))
 }
 
 /// The errors of one listing: each place is told once per process, and not more than [`LEFT_MAX`] of them.

@@ -91,7 +91,7 @@ impl<'a> Appender<'a> {
     async fn room(&mut self, bytes: usize) -> Result<Room> {
         let outgoing = &self.api.outgoing;
         loop {
-            if self.waiting.is_empty() {
+            if !self.is_waiting() {
                 return self.first_room(bytes).await;
             }
             if let Some(room) = outgoing.try_room(bytes) {
@@ -141,7 +141,7 @@ impl<'a> Appender<'a> {
 
     /// Waits until every message is acknowledged; gives how many rows the stream has.
     pub(super) async fn finish(mut self) -> Result<u64> {
-        while !self.waiting.is_empty() {
+        while self.is_waiting() {
             self.wait().await?;
         }
         Ok(self.offset)

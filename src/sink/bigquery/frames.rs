@@ -28,7 +28,7 @@ use crate::config::Compression;
 const METHOD: &str = "/google.cloud.bigquery.storage.v1.BigQueryWrite/AppendRows";
 /// Before each message: whether it is compressed, and its length in four bytes, the highest first.
 const HEADER: usize = 5;
-/// Fields of the protocol's messages: of a request, of its `ArrowData`, of that's `ArrowRecordBatch`.
+/// Fields of the protocol's messages: of a request, of the `ArrowData` in it, of the `ArrowRecordBatch` in that.
 const ARROW_ROWS: u8 = 5;
 const ROWS: u8 = 2;
 const SERIALIZED_RECORD_BATCH: u8 = 1;
